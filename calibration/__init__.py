@@ -1,0 +1,1 @@
+"""Calibration sets, calibrators and recipes for low precision."""

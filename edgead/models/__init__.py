@@ -1,0 +1,1 @@
+"""The five methods: DFDA-AD, NF-BMR, MLFF, TrisimpleNet and SLSG."""

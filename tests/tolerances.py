@@ -1,0 +1,20 @@
+"""The one table of tolerances: what is compared, how far it may differ, and why."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tolerance(NamedTuple):
+    """``abs(a - b) <= atol + rtol * abs(b)``, and the reason in words."""
+
+    rtol: float
+    atol: float
+    reason: str
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "kernel_f32": Tolerance(1e-5, 1e-6, "summation order only"),
+    "kernel_f16": Tolerance(1e-2, 1e-2, "ten bits of mantissa in the inputs"),
+    "export_score": Tolerance(0.0, 1e-3, "same graph, other summation order; in units of score_scale"),
+}
