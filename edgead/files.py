@@ -101,7 +101,11 @@ def _sync_folder(folder: Path) -> None:
 _CODES = {
     errno.ENOSPC: ("DISK_FULL", "no space left", "Free some space and repeat the command."),
     errno.EDQUOT: ("DISK_FULL", "quota exceeded", "Free some space and repeat the command."),
-    errno.EFBIG: ("DISK_FULL", "file size limit reached", "Raise the limit and repeat the command."),
+    errno.EFBIG: (
+        "DISK_FULL",
+        "file size limit reached",
+        "Raise the limit and repeat the command.",
+    ),
     errno.EROFS: ("READ_ONLY", "file system is read-only", "Choose another folder."),
     errno.EACCES: ("NO_PERMISSION", "permission denied", "Choose a folder that you may write to."),
     errno.EPERM: ("NO_PERMISSION", "permission denied", "Choose a folder that you may write to."),

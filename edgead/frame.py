@@ -19,7 +19,7 @@ __all__ = ["Frame", "PixelFormat"]
 
 
 class PixelFormat(str, Enum):
-    """Layout of a camera frame. The 16-bit formats carry 9..16 significant bits (``Frame.depth``)."""
+    """Layout of a camera frame; the 16-bit formats carry 9..16 significant bits."""
 
     BGR8 = "BGR8"  # (H, W, 3) uint8
     RGB8 = "RGB8"  # (H, W, 3) uint8
@@ -131,7 +131,7 @@ def _check_array(pixels: Any) -> None:
         kind = type(pixels)
         raise FrameError(
             "FRAME_TYPE",
-            f"got {kind.__module__}.{kind.__name__}; want a numpy.ndarray of shape (H, W) or (H, W, 3).",
+            f"got {kind.__module__}.{kind.__name__}; want a numpy.ndarray (H, W) or (H, W, 3).",
             "Convert it with numpy.asarray().",
         )
     if pixels.dtype.kind == "f":

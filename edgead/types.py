@@ -46,7 +46,7 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the engine input lies in the camera frame: frame = offset + scale * (input + 0.5) - 0.5.
+    """Where the engine input lies in the frame: frame = offset + scale * (input + 0.5) - 0.5.
 
     Attributes:
         offset_xy: Upper left corner of the view in the frame, pixels.

@@ -1,6 +1,6 @@
 """The seam between edgead and inference engines: lifetime, description, inference.
 
-Every back end offers the same two classes. A `Backend` owns the compiled model; a `Request` owns the
+Every back end offers two classes. A `Backend` owns the compiled model; a `Request` owns the
 buffers of one inference in flight and belongs to one thread at a time.
 """
 
