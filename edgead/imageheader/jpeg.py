@@ -1,0 +1,82 @@
+"""JPEG: every marker segment and scan. Source: ITU-T T.81, annex B."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from edgead.imageheader.base import EncodedFile, ImageHeader, exif_orientation
+
+__all__ = ["inspect_jpeg"]
+
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not stuffed, not a restart, not fill
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_DECODABLE = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman coded
+
+
+def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
+    """Every marker segment and every entropy-coded scan up to EOI."""
+    data, position = file.data, 2
+    frame: tuple[int, int, int] | None = None
+    orientation, has_scan = 1, False
+    file.single(page)
+    while True:
+        if position + 2 > len(data):
+            file.truncated("before its end marker (EOI)")
+        if data[position] != 0xFF:
+            file.corrupt(f"byte {position} is 0x{data[position]:02x}, not a JPEG marker")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            if frame is None or not has_scan:
+                file.corrupt("it ends without pixel data")
+            height, width, channels = frame
+            return ImageHeader("JPEG", height, width, channels, orientation=orientation)
+        if position + 4 > len(data):
+            file.truncated("before its end marker (EOI)")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        end = position + 2 + length
+        if length < 2:
+            file.corrupt(f"the segment at byte {position} has length {length}")
+        if end > len(data):
+            file.truncated("inside a marker segment")
+        body = data[position + 4 : end]
+        if marker in _FRAMES:
+            frame = _frame(file, marker, body, frame)
+        elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            orientation = exif_orientation(body[6:])
+        elif marker == 0xDA:
+            if frame is None:
+                file.corrupt("a scan stands before the frame header")
+            found = _MARKER.search(data, end)
+            if found is None:
+                file.truncated("inside its entropy-coded data (no end marker)")
+            if found.start() == end:
+                file.corrupt(f"the scan at byte {position} is empty")
+            has_scan, end = True, found.start()
+        position = end
+
+
+def _frame(
+    file: EncodedFile, marker: int, body: bytes, before: tuple[int, int, int] | None
+) -> tuple[int, int, int]:
+    """Frame header (SOFn) -> height, width, channels."""
+    if before is not None:
+        file.corrupt("it has two frame headers")
+    bits, height, width, components = struct.unpack_from(">BHHB", body)
+    if marker not in _DECODABLE:
+        file.unsupported(
+            f"lossless, hierarchical or arithmetic JPEG (SOF{marker - 0xC0})",
+            "want baseline or progressive",
+        )
+    if bits != 8:
+        file.unsupported(f"{bits}-bit JPEG", "want 8 bits a channel")
+    if components not in (1, 3):
+        file.unsupported(f"JPEG of {components} components (CMYK?)", "want grey or colour")
+    if len(body) != 6 + 3 * components:
+        file.corrupt("its frame header has the wrong length")
+    file.sized(width, height)
+    return height, width, components
