@@ -52,7 +52,8 @@ class SourceUrl:
             self._shown, self._secrets = _dissect(self.scheme, found[2])
         elif re.search(r":.*@", text, re.DOTALL):
             # Not a URL that we know, yet it looks like user:password@host with a typing error.
-            self._shown, self._secrets = _HIDDEN, {text, *_passwords(text.lstrip("/"))}
+            rest = re.sub(r"^[A-Za-z0-9+.-]*:?/+", "", text)
+            self._shown, self._secrets = _HIDDEN, {text, *_passwords(text), *_passwords(rest)}
         else:
             self._shown, self._secrets = text, set()
         if not text or _CONTROL.search(text):
