@@ -215,6 +215,7 @@ class Outcome:
         trigger_id: The client's id of the trigger.
         part_id: The client's id of the part.
         is_simulated: True for files and replays.
+        generation: Which of the hot-swapped models judged it, +1 a swap.
     """
 
     status: Status
@@ -230,6 +231,7 @@ class Outcome:
     trigger_id: str | None = None
     part_id: str | None = None
     is_simulated: bool = False
+    generation: int = 0
 
     def __post_init__(self) -> None:
         if (self.status is Status.RESULT) != (self.detection is not None):
@@ -282,6 +284,7 @@ class Outcome:
             "trigger_id": self.trigger_id,
             "part_id": self.part_id,
             "is_simulated": self.is_simulated,
+            "generation": self.generation,
             "bundle_hash": None if found is None else found.bundle_hash,
             "backend": None if found is None else found.backend,
             "precision": None if found is None else found.precision,

@@ -1,0 +1,60 @@
+"""The streaming run-time: every frame accounted for, every verdict in time.
+
+    for outcome in edgead.stream.run(judge, "images/", deadline_ms=40):
+        if not outcome.accept:
+            reject(outcome.frame_id, outcome.reason)
+
+It runs any ``Callable[[Frame], Detection]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgead.stream.checks import Checks
+from edgead.stream.pipeline import Judge, Limits, Stream
+from edgead.stream.sources import Source, open_source
+
+__all__ = ["Checks", "Judge", "Limits", "Source", "Stream", "open_source", "run"]
+
+
+def run(
+    judge: Judge,
+    source: Any,
+    *,
+    policy: str = "auto",
+    deadline_ms: float | None = None,
+    workers: int = 1,
+    checks: Checks | None = None,
+    limits: Limits | None = None,
+) -> Stream:
+    """Judge every frame of a source.
+
+    Args:
+        judge: Called with each frame, from ``workers`` threads; an `EdgeadError` that it raises makes
+            the frame FAILED with that code, any other exception FAILED(BACKEND_ERROR).
+        source: See `open_source`; a mapping of names to sources runs several on one judge.
+        policy: ``every``, ``latest``, ``drop_oldest(n)``, ``reject_when_full(n)``, or ``auto``: the one
+            that fits the source.
+        deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
+        workers: Frames judged at the same time.
+        checks: Input checks.
+        limits: Bounds of the stream.
+
+    Returns:
+        An iterator of `edgead.types.Outcome` and a context manager.
+
+    Raises:
+        SourceError: The source cannot be opened.
+        ConfigError: An option is out of range.
+    """
+    opened = open_source(source)
+    return Stream(
+        judge,
+        {opened.source_id: opened},
+        policy=policy,
+        deadline_ms=deadline_ms,
+        workers=workers,
+        checks=checks,
+        limits=limits,
+    )
