@@ -1,0 +1,102 @@
+"""What every method offers to training and export.
+
+Shapes: N images of (h, w) pixels; (h', w') is the native map. Images are (h, w, 3) uint8, BGR, already
+resized by the run-time's own pre-processing, so that training sees the bits that inference sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgead.manifest import HeadSpec
+
+__all__ = ["ExportSpec", "Images", "InputLayer", "Method"]
+
+
+class Images(Protocol):
+    """A sequence of training images, decoded when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """One image, (h, w, 3) uint8, BGR."""
+        ...
+
+
+class InputLayer(nn.Module):
+    """(n, h, w, 3) uint8 BGR -> (n, 3, h, w) float32 RGB, ``(x - mean) / std`` on 0..255 pixels.
+
+    This is the only place where pixels become numbers; it is part of every exported graph.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([2, 1, 0]), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch."""
+        pixels = image.permute(0, 3, 1, 2).float().index_select(1, self.order)
+        return (pixels - self.mean) * self.scale
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """What export needs to know of a trained method.
+
+    Attributes:
+        module: Maps ``image`` (n, h, w, 3) uint8 BGR to the outputs, in evaluation mode, on the CPU.
+        outputs: Names of the outputs. Heads ``max`` and ``top_mean`` read ``anomaly_map``
+            (n, h', w'); head ``kmeans`` reads ``patches`` (n, h', w', D).
+        head: How outputs become a map and a score.
+        head_tensors: Arrays that the head needs, e.g. ``centroids`` [K, D] float32.
+        keep_high: Name prefixes of sub-modules whose nodes stay in high precision.
+        mean: What `InputLayer` subtracts, RGB, 0..255.
+        std: What `InputLayer` divides by, RGB, 0..255.
+    """
+
+    module: nn.Module
+    outputs: tuple[str, ...]
+    head: HeadSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    head_tensors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    keep_high: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """One anomaly detection method: built from a frozen config, trained by `fit`, then exported.
+
+    Attributes:
+        name: Short name in lower case, e.g. ``trisimplenet``.
+        config: The frozen config dataclass; its defaults are the paper's.
+        image_size: (h, w) of the engine input.
+        backbone: Name of the network(s) that features come from.
+        weights: Where their weights came from, for the manifest.
+    """
+
+    name: str
+    config: Any
+    image_size: tuple[int, int]
+    backbone: str
+    weights: str
+
+    def fit(self, images: Images, loop: Any) -> None:
+        """Train on good images under ``loop`` (`edgead.train.loop.Loop`).
+
+        Raises:
+            CalibrationError: TOO_FEW_IMAGES, LOSS_NOT_FINITE.
+        """
+        ...
+
+    def export_spec(self) -> ExportSpec:
+        """The trained method as one module, with what the bundle must know of it."""
+        ...
