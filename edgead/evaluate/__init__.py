@@ -1,0 +1,1 @@
+"""Data sets, simulated defects, thresholds, metrics and the report. Needs NumPy, and OpenCV on use."""
