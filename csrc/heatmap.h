@@ -1,0 +1,29 @@
+// heatmap: bilinear up-sampling and Gaussian smoothing of anomaly maps as one banded product A_y M A_x^T, with the maximum
+// of each map and its threshold mask in the same pass. Reference: edgead/kernels/reference.py.
+#pragma once
+
+#include <cstdint>
+
+namespace edgead {
+
+struct HeatmapArgs {
+  const float* map;  // [B, h, w]
+  int64_t batch, in_height, in_width, out_height, out_width;
+  const int32_t* row_band;    // [H, 2]: rows [lo, hi) of the map that reach an output row
+  const float* row_weights;   // [H, row_taps]
+  int64_t row_taps;
+  const int32_t* column_reach;   // [w, 2]: output columns [lo, hi) that a map column reaches      (CPU)
+  const float* column_spread;    // [w, W]                                                        (CPU)
+  const int32_t* column_band;    // [W, 2]                                                        (CUDA)
+  const float* column_weights;   // [W, column_taps]                                              (CUDA)
+  int64_t column_taps;
+  float threshold;
+  float* out;     // [B, H, W]
+  float* peak;    // [B]; NaN when the map holds a NaN
+  uint8_t* mask;  // [B, H, W] or null; 1 where !(value <= threshold), so NaN is marked
+};
+
+// Host pointers. No error but std::bad_alloc.
+void heatmap_cpu(const HeatmapArgs& args, int threads);
+
+}  // namespace edgead

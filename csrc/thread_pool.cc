@@ -1,0 +1,156 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <thread>
+
+namespace edgead {
+namespace {
+
+struct Job {
+  void (*body)(void*, int64_t, int) = nullptr;
+  void* context = nullptr;
+  int64_t tasks = 0;
+  int workers = 0;  // the caller included
+};
+
+class Pool {
+ public:
+  // Serves one job at a time.
+  std::mutex busy;
+
+  void run(const Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (spawned_ < job.workers - 1) {
+        std::thread(&Pool::work, this, spawned_ + 1, generation_).detach();
+        ++spawned_;
+      }
+      job_ = job;
+      next_.store(0, std::memory_order_relaxed);
+      pending_ = job.workers - 1;
+      error_ = nullptr;
+      ++generation_;
+    }
+    wake_.notify_all();
+    drain(job, 0);
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return pending_ == 0; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void drain(const Job& job, int worker) {
+    try {
+      for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job.tasks;)
+        job.body(job.context, task, worker);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  void work(int worker, uint64_t seen) {
+    for (;;) {
+      Job job;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return generation_ != seen; });
+        seen = generation_;
+        job = job_;
+      }
+      if (worker >= job.workers) continue;
+      drain(job, worker);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (--pending_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job job_;
+  std::atomic<int64_t> next_{0};
+  std::exception_ptr error_;
+  uint64_t generation_ = 0;
+  int spawned_ = 0;
+  int pending_ = 0;
+};
+
+// Never destroyed: its threads sleep in it until the process ends. A forked child has none of them and starts afresh.
+std::atomic<Pool*> g_pool{nullptr};
+
+Pool& pool() {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { g_pool.store(new Pool); }); });
+  Pool* current = g_pool.load();
+  if (current == nullptr) {
+    Pool* created = new Pool;
+    if (g_pool.compare_exchange_strong(current, created)) return *created;
+    delete created;
+  }
+  return *current;
+}
+
+int usable_cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? static_cast<int>(count) : 1;
+}
+
+struct Scratch {
+  void* data[kScratchSlots] = {};
+  size_t size[kScratchSlots] = {};
+  ~Scratch() {
+    for (void* block : data) std::free(block);
+  }
+};
+thread_local Scratch t_scratch;
+
+}  // namespace
+
+int resolve_threads(int threads, int64_t tasks) {
+  if (threads <= 0) threads = usable_cpus();
+  return static_cast<int64_t>(threads) < tasks ? threads : static_cast<int>(tasks);
+}
+
+void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t, int), void* context) {
+  const int workers = resolve_threads(threads, tasks);
+  if (workers > 1) {
+    Pool& shared = pool();
+    std::unique_lock<std::mutex> lock(shared.busy, std::try_to_lock);
+    if (lock.owns_lock()) {
+      shared.run({body, context, tasks, workers});
+      return;
+    }
+  }
+  for (int64_t task = 0; task < tasks; ++task) body(context, task, 0);
+}
+
+void* scratch(int slot, size_t bytes) {
+  Scratch& own = t_scratch;
+  if (own.size[slot] < bytes) {
+    std::free(own.data[slot]);
+    own.size[slot] = 0;
+    const size_t rounded = (bytes + 4095) / 4096 * 4096;
+    own.data[slot] = std::aligned_alloc(64, rounded);
+    if (own.data[slot] == nullptr) throw std::bad_alloc();
+    own.size[slot] = rounded;
+  }
+  return own.data[slot];
+}
+
+size_t scratch_bytes() {
+  size_t total = 0;
+  for (size_t size : t_scratch.size) total += size;
+  return total;
+}
+
+}  // namespace edgead
