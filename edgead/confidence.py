@@ -1,4 +1,4 @@
-"""How sure a score is to come from no good image: the number that a person reads beside a verdict."""
+"""How sure it is that a score comes from no good image: the number beside a verdict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def confidence(
 ) -> NDArray[np.float64] | float:
     """One minus the empirical tail probability of a score among held-out good scores.
 
-    Between the good scores the empirical distribution i / (n + 1) is interpolated. Beyond the largest
-    the tail falls as ``1 / (n + 1) / (1 + excess / score_scale)``: heavier than a Gaussian's, so that
-    few images never claim certainty, and still strictly falling where an exponential has rounded to 0.
-    Below the smallest it does the same towards 0.
+    Between the good scores the empirical distribution i / (n + 1) is interpolated. Beyond the
+    largest the tail falls as ``1 / (n + 1) / (1 + excess / score_scale)``: heavier than a
+    Gaussian's, so that few images never claim certainty, and still strictly falling where an
+    exponential has rounded to 0. Below the smallest it does the same towards 0.
 
     Args:
         score: Image scores, any shape, the method's own unit.
@@ -76,6 +76,6 @@ def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:
         raise CalibrationError(
             "SCORES_NOT_FINITE",
             f"{bad.size} of {values.size} scores are NaN or infinite, the first at index {bad[0]}.",
-            "A model that does not give finite scores on good images must not judge; train it again.",
+            "A model without finite scores on good images must not judge; train it again.",
         )
     return values

@@ -1,1 +1,1 @@
-"""Data sets, simulated defects, thresholds, metrics and the report. Needs NumPy, and OpenCV on use."""
+"""Data sets, simulated defects, thresholds, metrics and the report: NumPy, OpenCV on use."""

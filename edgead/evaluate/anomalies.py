@@ -1,8 +1,8 @@
 """Simulated defects: a good image in, the same image with one defect and its pixel mask out.
 
 Training on good images alone needs something to tell them from. ``structural``, ``tiles`` and
-``logical`` are SLSG's (I_A = (1 - M) I + M (delta I_N + (1 - delta) I), section 3.2), ``confetti`` and
-``cutpaste`` MLFF's; ``scratch``, ``dent`` and ``stain`` are ours, for golden images and for the eye.
+``logical`` are SLSG's: I_A = (1 - M) I + M (delta I_N + (1 - delta) I), section 3.2. ``confetti``
+and ``cutpaste`` are MLFF's; ``scratch``, ``dent`` and ``stain`` are ours, for golden images.
 Everything is drawn from the random source given: same seed, same defect.
 """
 
@@ -119,13 +119,12 @@ def contact_sheet(
             sheet, name, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40,) * 3, 1, cv2.LINE_AA
         )
         for row, image in enumerate(images):
-            cell = image
+            cell, mask = image, np.zeros(image.shape[:2], dtype=bool)
             if name != "good":
                 other = images[(row + 1) % len(images)] if len(images) > 1 else None
-                cell = _outlined(*simulate(image, name, rng, textures=textures, other=other))
+                cell, mask = simulate(image, name, rng, textures=textures, other=other)
             top = head + row * (cell_px + gap)
-            size = (cell_px, cell_px)
-            sheet[top : top + cell_px, left : left + cell_px] = _fitted(cell, size)
+            sheet[top : top + cell_px, left : left + cell_px] = _cell(cell, mask, cell_px)
     return sheet
 
 
@@ -161,7 +160,7 @@ def _shuffled(image: Image, rng: np.random.Generator) -> Image:
     tiles = image[: rows * h, : columns * w].reshape(rows, h, columns, w, 3)
     flat = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, h, w, 3)
     mixed = rng.permutation(flat).reshape(rows, columns, h, w, 3).transpose(0, 2, 1, 3, 4)
-    result = image.copy()  # the rest of a side that is no multiple stays
+    result: Image = image.copy()  # the rest of a side that is no multiple stays
     result[: rows * h, : columns * w] = mixed.reshape(rows * h, columns * w, 3)
     return result
 
@@ -185,24 +184,20 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
     return resized
 
 
-def _fitted(image: Image, size: tuple[int, int]) -> Image:
-    """The image centred in ``size`` with its own aspect ratio, the rest light grey."""
-    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
-    h, w = (max(1, round(n * scale)) for n in image.shape[:2])
-    canvas = np.full((*size, 3), 235, dtype=np.uint8)
-    top, left = (size[0] - h) // 2, (size[1] - w) // 2
-    canvas[top : top + h, left : left + w] = _resized(image, (h, w))
-    return canvas
-
-
-def _outlined(image: Image, mask: Mask) -> Image:
-    """A thin outline around the mask, readable on any background."""
+def _cell(image: Image, mask: Mask, side: int) -> Image:
+    """The image centred in a square, its aspect kept, a line drawn just outside the mask."""
     cv2 = opencv()
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    result = np.ascontiguousarray(image)
-    thickness = max(1, round(max(image.shape[:2]) / 160))
-    cv2.drawContours(result, contours, -1, (60, 60, 255), thickness, cv2.LINE_AA)
-    return result
+    scale = side / max(image.shape[:2])
+    h, w = (max(1, round(n * scale)) for n in image.shape[:2])
+    small = _resized(image, (h, w)).copy()
+    covered = _resized(mask.astype(np.uint8) * np.uint8(255), (h, w)) > 0
+    wide = cv2.dilate(covered.astype(np.uint8), np.ones((5, 5), np.uint8))
+    contours, _ = cv2.findContours(wide, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(small, contours, -1, (60, 60, 255), 1, cv2.LINE_AA)
+    cell = np.full((side, side, 3), 235, dtype=np.uint8)
+    top, left = (side - h) // 2, (side - w) // 2
+    cell[top : top + h, left : left + w] = small
+    return cell
 
 
 def _check(image: Image, kind: str, other: Image | None, foreground: Mask | None) -> None:
@@ -214,13 +209,14 @@ def _check(image: Image, kind: str, other: Image | None, foreground: Mask | None
     if min(image.shape[:2]) < MIN_SIDE:
         raise ConfigError(
             "ANOMALY_IMAGE",
-            f"image is {image.shape[1]} x {image.shape[0]}; expected at least {MIN_SIDE} pixels a side.",
+            f"image is {image.shape[1]} x {image.shape[0]} pixels; "
+            f"expected at least {MIN_SIDE} a side.",
         )
     if foreground is not None and (
         foreground.dtype != np.bool_ or foreground.shape != image.shape[:2] or not foreground.any()
     ):
         raise ConfigError(
             "ANOMALY_FOREGROUND",
-            f"foreground is {foreground.dtype} {foreground.shape} with {int(foreground.sum())} pixels; "
-            f"expected bool {image.shape[:2]} with at least one.",
+            f"foreground is {foreground.dtype} {foreground.shape} with "
+            f"{np.count_nonzero(foreground)} pixels; expected bool {image.shape[:2]} with some.",
         )

@@ -71,7 +71,7 @@ def scratch(image: Image, foreground: Mask, rng: np.random.Generator) -> Simulat
     steps = 24
     bend = np.cumsum(rng.normal(0, 0.06, steps)) + rng.uniform(0, 2 * math.pi)
     points = np.stack((np.cos(bend), np.sin(bend)), axis=1) * length / steps
-    line = np.cumsum(points, axis=0) + (x, y)
+    line = np.cumsum(points, axis=0) + np.array((x, y))
     cv2 = opencv()
     coverage = np.zeros((height, width), dtype=np.uint8)
     thickness = int(rng.integers(1, max(2, min(height, width) // 128) + 1))
@@ -143,12 +143,12 @@ def _mixed(
 def _contrast(
     image: Image, point: tuple[int, int], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """A colour at least 40 grey levels off the surface at the point. [3]"""
+    """A colour [3] at least 40 grey levels off the surface at the point."""
     here = image[point].astype(np.float64)
     room = here.mean() / 255
     away = -1 if rng.random() < room else 1  # a bright surface is mostly marked dark
     tint = rng.normal(0, 20, 3) if rng.random() < 0.5 else np.zeros(3)
-    return np.clip(here + away * rng.uniform(40, 140) + tint, 0, 255)
+    return np.asarray(np.clip(here + away * rng.uniform(40, 140) + tint, 0, 255))
 
 
 def _jittered(patch: Image, rng: np.random.Generator) -> Image:
@@ -156,11 +156,11 @@ def _jittered(patch: Image, rng: np.random.Generator) -> Image:
     gain, offset = rng.uniform(0.85, 1.15), rng.uniform(-25, 25)
     channel = rng.normal(0, 6, 3)
     jittered = (patch - patch.mean()) * gain + patch.mean() + offset + channel
-    return np.clip(jittered, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(jittered, 0, 255), dtype=np.uint8)
 
 
 def _rotated(patch: Image, angle: float) -> tuple[Image, Mask]:
-    """The patch turned by ``angle`` degrees in a box that holds it, and where it lies in the box."""
+    """The patch turned by ``angle`` degrees in a box that holds it, and its place in the box."""
     h, w = patch.shape[:2]
     if angle == 0:
         return patch, np.ones((h, w), dtype=bool)
@@ -184,7 +184,7 @@ def _place(foreground: Mask, size: tuple[int, int], rng: np.random.Generator) ->
 def _point(foreground: Mask, rng: np.random.Generator) -> tuple[int, int]:
     flat = np.flatnonzero(foreground)
     chosen = int(flat[rng.integers(flat.size)])
-    return divmod(chosen, foreground.shape[1])
+    return chosen // foreground.shape[1], chosen % foreground.shape[1]
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -1,7 +1,8 @@
 """Data sets: a folder of good images, or an MVTec-layout root. Training never sees ``test``.
 
 Layout of a root: ``train/good``, ``test/good``, ``test/<defect>`` and, where there are masks,
-``ground_truth/<defect>/<stem>_mask.png`` (MVTec AD) or ``ground_truth/<defect>/<stem>/*.png`` (LOCO AD).
+``ground_truth/<defect>/<stem>_mask.png`` (MVTec AD) or ``ground_truth/<defect>/<stem>/*.png``
+(MVTec LOCO AD).
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def find_images(folder: str | Path) -> list[Path]:
     """Images of one folder, sorted by name; hidden files and folders are passed over.
 
     Raises:
-        CalibrationError: DATA_MISSING, DATA_NOT_FOLDER, DATA_EMPTY, or IMAGE_FORMAT naming the first
-            file that is no image.
+        CalibrationError: DATA_MISSING, DATA_NOT_FOLDER, DATA_EMPTY, or IMAGE_FORMAT naming the
+            first file that is no image.
     """
     root = _folder(folder)
     files = sorted(
@@ -115,14 +116,14 @@ def find_images(folder: str | Path) -> list[Path]:
         if path.suffix.lower() not in SUFFIXES:
             raise CalibrationError(
                 "IMAGE_FORMAT",
-                f"{path} is not an image; expected only PNG, JPEG, BMP or TIFF files in this folder.",
+                f"{path} is no image; expected only PNG, JPEG, BMP or TIFF files in this folder.",
                 "Move it elsewhere.",
             )
     if not files:
         raise CalibrationError(
             "DATA_EMPTY",
-            f"{root} has no images; expected PNG, JPEG, BMP or TIFF files, or train/good with them.",
-            "Give the folder that holds the good images.",
+            f"{root} has no images; expected PNG, JPEG, BMP or TIFF files, or train/good.",
+            "Give the folder that holds the images.",
         )
     return files
 
@@ -258,7 +259,7 @@ def split(paths: Sequence[Path], held_out: float, seed: int) -> tuple[list[Path]
     if not 0 < held_out < 1 or len(paths) < 2:
         raise ConfigError(
             "HELD_OUT",
-            f"held-out share {held_out} of {_count(len(paths))}; expected 0 < share < 1 of 2 or more.",
+            f"share {held_out} of {_count(len(paths))}; expected 0 < share < 1 of 2 or more.",
         )
     count = min(max(1, round(held_out * len(paths))), len(paths) - 1)
     chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())
@@ -349,7 +350,8 @@ def _mask_path(base: Path, defect: str, stem: str) -> Path | None:
 
 def _nearest(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Any channel above 0, picked at the centres of the wanted pixels."""
-    mask = pixels.any(axis=2) if pixels.ndim == 3 else pixels > 0
+    flat = pixels.reshape(*pixels.shape[:2], -1)
+    mask: NDArray[np.bool_] = np.any(flat > 0, axis=2)
     rows, columns = (
         np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1)
         for n, m in zip(size, mask.shape, strict=True)

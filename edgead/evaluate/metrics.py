@@ -1,4 +1,4 @@
-"""Image metrics at the calibrated threshold, with exact intervals, and the dictionary of `evaluate`."""
+"""Image metrics at the calibrated threshold, with exact intervals; the figures of `evaluate`."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def evaluate_scores(
         backend: Back end that ran.
         precision: Precision that ran.
         maps: Anomaly maps of the images, or None for image metrics only. [N] of (h, w)
-        masks: Ground truth at the maps' size; None for a defect that has none, which is then left out
-            of the pixel metrics. [N]
+        masks: Ground truth at the maps' size; None for a defect that has none, which is then left
+            out of the pixel metrics. [N]
         regions: Regions with saturation, for LOCO AD; empty for good images. [N]
 
     Returns:
@@ -139,7 +139,7 @@ def evaluate_scores(
     """
     values = np.asarray(scores, dtype=np.float64)
     names = np.asarray(defects)
-    known = np.flatnonzero(np.isfinite(values))
+    known = np.flatnonzero(np.isfinite(values)).tolist()
     judged, judged_names = values[known], names[known].tolist()
     is_defect = names[known] != "good"
     pixels: dict[str, float | None] = {"pixel_auroc": None, "pixel_ap": None, "pro": None}
@@ -158,7 +158,7 @@ def evaluate_scores(
         **classification(judged, is_defect, threshold),
         "threshold": float(threshold),
         "pixel_threshold": float(pixel_threshold),
-        "unknown_rate": _ratio(values.size - known.size, values.size),
+        "unknown_rate": _ratio(values.size - len(known), values.size),
         "frames": int(values.size),
         "per_defect": per_defect(judged, judged_names, threshold),
         "backend": backend,

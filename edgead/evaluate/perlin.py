@@ -7,43 +7,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["perlin", "perlin_mask"]
+__all__ = ["MIN_MASK_PX", "perlin", "perlin_mask"]
 
 MIN_MASK_PX = 49  # SLSG, section 3.2: smaller masks are redrawn
 
 
 def perlin(
-    size: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator
+    size: tuple[int, int],
+    cells: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    angle: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Gradient noise in about -1..1.
+    """Gradient noise in -1..1.
 
     Args:
         size: (H, W) of the result.
         cells: Lattice cells down and across, each >= 1; more make finer noise.
         rng: Draws one unit gradient a lattice point.
+        angle: The lattice is turned by this about the image's centre, radians.
 
     Returns:
         (H, W) float32.
 
     Source: Perlin, Improving Noise, SIGGRAPH 2002 (fade 6 t^5 - 15 t^4 + 10 t^3).
     """
-    angle = rng.uniform(0, 2 * np.pi, (cells[0] + 1, cells[1] + 1)).astype(np.float32)
-    y, x = (
-        (np.arange(n, dtype=np.float32) + 0.5) * c / n for n, c in zip(size, cells, strict=True)
-    )
-    row, column = y.astype(int), x.astype(int)
-    v, u = (y - row)[:, None], (x - column)[None, :]
+    y, x = (((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5) for n in size)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    # A turned unit square reaches sqrt(1/2) from its centre: the lattice is that much larger.
+    down = (cos * y[:, None] + sin * x[None, :] + np.float32(0.75)) * np.float32(cells[0])
+    across = (cos * x[None, :] - sin * y[:, None] + np.float32(0.75)) * np.float32(cells[1])
+    turn = rng.uniform(0, 2 * np.pi, (int(cells[0] * 1.5) + 2, int(cells[1] * 1.5) + 2))
+    gx, gy = np.cos(turn).astype(np.float32).ravel(), np.sin(turn).astype(np.float32).ravel()
+    row, column = down.astype(np.int32), across.astype(np.int32)
+    v, u = down - row, across - column
+    corner = row * turn.shape[1] + column  # flat index of each pixel's upper left lattice point
 
-    def corner(down: int, across: int) -> NDArray[np.float32]:
-        a = angle[np.ix_(row + down, column + across)]
-        product: NDArray[np.float32] = np.cos(a) * (u - across) + np.sin(a) * (v - down)
+    def ramp(step: int, du: int, dv: int) -> NDArray[np.float32]:
+        index = corner + step
+        product: NDArray[np.float32] = gx[index] * (u - du) + gy[index] * (v - dv)
         return product
 
     fade_u, fade_v = _fade(u), _fade(v)
-    top = corner(0, 0) * (1 - fade_u) + corner(0, 1) * fade_u
-    bottom = corner(1, 0) * (1 - fade_u) + corner(1, 1) * fade_u
-    # One octave of gradient noise spans +-1/sqrt(2).
-    return np.asarray((top * (1 - fade_v) + bottom * fade_v) * np.sqrt(2), dtype=np.float32)
+    top, bottom = ramp(0, 0, 0), ramp(turn.shape[1], 0, 1)
+    top += fade_u * (ramp(1, 1, 0) - top)
+    bottom += fade_u * (ramp(turn.shape[1] + 1, 1, 1) - bottom)
+    # Two-dimensional gradient noise spans +-sqrt(1/2).
+    return np.asarray((top + fade_v * (bottom - top)) * np.float32(np.sqrt(2)), dtype=np.float32)
 
 
 def perlin_mask(
@@ -54,7 +64,7 @@ def perlin_mask(
     level: float = 0.5,
     draws: int = 20,
 ) -> NDArray[np.bool_]:
-    """Binarised Perlin noise on the foreground, at least 49 pixels (or 1 % of a tiny foreground).
+    """Binarised Perlin noise on the foreground, at least 49 pixels (1 % of a small foreground).
 
     Args:
         foreground: Where defects may lie. (H, W) bool, not empty.
@@ -71,8 +81,8 @@ def perlin_mask(
     noise = np.zeros(size, dtype=np.float32)
     for _ in range(draws):
         down, across = (int(2 ** rng.integers(0, max_octave)) for _ in range(2))
-        noise = perlin(size, (min(down, size[0]), min(across, size[1])), rng)
-        noise = _turned(noise, rng)
+        cells = (min(down, size[0]), min(across, size[1]))
+        noise = perlin(size, cells, rng, angle=rng.uniform(0, np.pi))
         mask: NDArray[np.bool_] = (noise > level) & foreground
         if mask.sum() >= enough:
             return mask
@@ -83,8 +93,3 @@ def perlin_mask(
 def _fade(t: NDArray[Any]) -> NDArray[Any]:
     faded: NDArray[Any] = t * t * t * (t * (t * 6 - 15) + 10)
     return faded
-
-
-def _turned(noise: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Mirror at random, so that neither axis keeps a preferred end."""
-    return noise[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]

@@ -1,4 +1,4 @@
-"""Pixel metrics over a set of maps: AUROC, average precision, per-region overlap, saturated overlap."""
+"""Pixel metrics over a set of maps: AUROC, average precision, per-region and saturated overlap."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Region:
 
 
 def pixel_metrics(maps: Sequence[Map], masks: Sequence[Mask]) -> dict[str, float | None]:
-    """``pixel_auroc``, ``pixel_ap`` and ``pro``, exact; None each without defect or without good pixels.
+    """``pixel_auroc``, ``pixel_ap`` and ``pro``, exact; None without defect or good pixels.
 
     Args:
         maps: Anomaly maps. [n] of (h, w)
@@ -81,8 +81,8 @@ def pro_curve(maps: Sequence[Map], masks: Sequence[Mask]) -> Curve | None:
 def spro_curve(maps: Sequence[Map], regions: Sequence[Sequence[Region]]) -> Curve | None:
     """Mean saturated overlap with the regions of LOCO AD against the false-positive rate.
 
-    The overlap of a region is min(found pixels / saturation, 1): with its pixels in falling order of
-    score the first ``saturation_px`` count one share each and the rest nothing.
+    The overlap of a region is min(found pixels / saturation, 1): with its pixels in falling order
+    of score the first ``saturation_px`` count one share each and the rest nothing.
 
     Source: Bergmann et al., IJCV 130 (2022), section 4.
     """
@@ -105,7 +105,7 @@ def spro_curve(maps: Sequence[Map], regions: Sequence[Sequence[Region]]) -> Curv
 
 
 def connected_regions(mask: Mask) -> NDArray[np.int32]:
-    """Label of the 8-connected region of each pixel, 0 outside. (h, w) int32
+    """Label of the 8-connected region of each pixel, 0 outside: (h, w) int32.
 
     Raises:
         BackendError: OPENCV_MISSING.

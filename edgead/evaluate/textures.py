@@ -23,7 +23,7 @@ TextureSource = Callable[[tuple[int, int], np.random.Generator], Image]
 
 
 def texture_folder(folder: str | Path, *, memory_limit_bytes: int = 512 << 20) -> TextureSource:
-    """Textures from a folder of images (and its subfolders): a random crop or resize of a random one.
+    """Textures from a folder of images and its subfolders: a random crop of a random one.
 
     Raises:
         CalibrationError: DATA_MISSING, DATA_NOT_FOLDER, DATA_EMPTY or IMAGE_FORMAT.
@@ -65,7 +65,8 @@ def procedural_texture(size: tuple[int, int], rng: np.random.Generator) -> Image
     first = colours[0] * (1 - 2 * t) + colours[1] * (2 * t)
     second = colours[1] * (2 - 2 * t) + colours[2] * (2 * t - 1)
     noise = rng.normal(0, rng.uniform(0, 12), (*size, 1))
-    return np.clip(np.where(t < 0.5, first, second) + noise, 0, 255).astype(np.uint8)
+    mixed = np.where(t < 0.5, first, second) + noise
+    return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
 
 
 def opencv() -> Any:

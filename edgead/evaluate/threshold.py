@@ -1,9 +1,9 @@
 """Thresholds from good images only, with what they prove.
 
-The verdict is DEFECT where ``score > threshold``. With the threshold at the k-th smallest of n held-out
-good scores, the true false-reject rate 1 - F(s_(k)) of any continuous score follows Beta(n - k + 1, k)
-whatever the scores' distribution; equal scores only make it smaller. Its upper quantile is the
-one-sided bound of Clopper and Pearson (Biometrika 26, 1934) for n - k rejects among n.
+The verdict is DEFECT where ``score > threshold``. With the threshold at the k-th smallest of n
+held-out good scores, the true false-reject rate 1 - F(s_(k)) of any continuous score follows
+Beta(n - k + 1, k) whatever the scores' distribution; equal scores only make it smaller. Its upper
+quantile is the one-sided bound of Clopper and Pearson (Biometrika 26, 1934) for n - k rejects of n.
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ def learn_pixel_threshold(
 ) -> Threshold:
     """Level of the smoothed map that good images keep under, with the same promise as for scores.
 
-    Every good image gives the level that ``pixel_share`` of its own pixels exceed; neighbouring pixels
-    are not independent, images are, so the order statistic is taken over images. The promise: the
-    share of good images with more than ``pixel_share`` of their pixels marked is at most ``bound``.
+    Every good image gives the level that ``pixel_share`` of its own pixels exceed; neighbouring
+    pixels are not independent, images are, so the order statistic is taken over images. The
+    promise: the share of good images with more than ``pixel_share`` of their pixels marked is at
+    most ``bound``.
 
     Args:
         maps: Smoothed anomaly maps of held-out good images, each (h, w); read once, one at a time.
@@ -127,19 +128,19 @@ def learn_pixel_threshold(
 def score_scale(threshold: float, scores: ArrayLike) -> float:
     """Threshold minus median held-out good score: the unit of every score tolerance.
 
-    Where more than half of the scores equal the threshold that difference is 0, and the range of the
-    scores stands in.
+    Where more than half of the scores equal the threshold that difference is 0, and the range of
+    the scores stands in.
 
     Raises:
-        CalibrationError: SCORES_EQUAL when all scores are one value, which is what a dead model gives;
-            SCORES_EMPTY or SCORES_NOT_FINITE.
+        CalibrationError: SCORES_EQUAL when all scores are one value, which is what a dead model
+            gives; SCORES_EMPTY or SCORES_NOT_FINITE.
     """
     values = finite_scores(scores)
     if np.ptp(values) == 0:
         raise CalibrationError(
             "SCORES_EQUAL",
             f"all {values.size} held-out good scores are {values[0]:.6g}; expected them to vary.",
-            "Use images of different parts; if they are, the model has learnt nothing: train again.",
+            "Use images of different parts; if they are, the model has learnt nothing.",
         )
     scale = float(threshold) - float(np.median(values))
     return scale if scale > 0 else float(np.ptp(values))
