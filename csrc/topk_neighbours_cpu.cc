@@ -69,8 +69,7 @@ void topk_neighbours_cpu(const TopkArgs& args, int threads) {
     const int64_t b = task / panels, j0 = task % panels * kTileColumns, count = least(kTileColumns, nodes - j0);
     float* rows = static_cast<float*>(scratch(1, kTileColumns * channels * sizeof(float) + 64));
     for (int64_t j = 0; j < count; ++j) unit_row(args.g + (b * nodes + j0 + j) * channels, channels, rows + j * channels);
-    pack_columns(reinterpret_cast<uint32_t*>(rows), channels, count, channels,
-                 reinterpret_cast<uint32_t*>(packed + task * panel_size));
+    pack_columns(rows, channels, count, channels, packed + task * panel_size);
   };
   parallel(args.batch * panels, threads, pack);
 
