@@ -17,4 +17,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "kernel_f32": Tolerance(1e-5, 1e-6, "summation order only"),
     "kernel_f16": Tolerance(1e-2, 1e-2, "ten bits of mantissa in the inputs"),
     "export_score": Tolerance(0.0, 1e-3, "same graph, other summation order; in units of score_scale"),
+    "beta_quantile": Tolerance(1e-10, 1e-13, "bisection to the last bit of a continued fraction"),
+    "metric_exact": Tolerance(0.0, 1e-12, "same sums of the same scores, other order"),
 }

@@ -72,7 +72,7 @@ def find_training(data: str | Path) -> list[Path]:
     Raises:
         CalibrationError: DATA_MISSING, DATA_NOT_FOLDER, DATA_EMPTY, IMAGE_FORMAT for a file that is
             no image, DATA_TOO_FEW, or IMAGES_REPEATED when the files hold too few different images.
-        FrameError: IMAGE_* for one of the first images that cannot be read.
+        FrameError: IMAGE_* for a file that is no whole image.
     """
     root = _folder(data)
     good = root / "train" / "good"
@@ -83,6 +83,7 @@ def find_training(data: str | Path) -> list[Path]:
             f"{files[0].parent} has {_count(len(files))}; expected at least {MIN_GOOD} good ones.",
             "Take more pictures of different good parts; 50 or more give a useful threshold.",
         )
+    image_sizes(files)  # a cut or foreign file is named before anything is trained
     distinct = list({file_hash(path): path for path in reversed(files)}.values())[::-1]
     if len(distinct) < MIN_GOOD or _is_one_picture(distinct[:MIN_GOOD]):
         alike = "are byte-identical" if len(distinct) < MIN_GOOD else "show the same pixels"

@@ -128,7 +128,7 @@ def learn_pixel_threshold(
 def score_scale(threshold: float, scores: ArrayLike) -> float:
     """Threshold minus median held-out good score: the unit of every score tolerance.
 
-    Where more than half of the scores equal the threshold that difference is 0, and the range of
+    Where half of the scores lie at the threshold that difference is (next to) 0, and the range of
     the scores stands in.
 
     Raises:
@@ -142,8 +142,8 @@ def score_scale(threshold: float, scores: ArrayLike) -> float:
             f"all {values.size} held-out good scores are {values[0]:.6g}; expected them to vary.",
             "Use images of different parts; if they are, the model has learnt nothing.",
         )
-    scale = float(threshold) - float(np.median(values))
-    return scale if scale > 0 else float(np.ptp(values))
+    scale, spread = float(threshold) - float(np.median(values)), float(np.ptp(values))
+    return scale if scale > 1e-6 * spread else spread
 
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -152,12 +152,18 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
     Returns:
         Lower and upper end; (0, 1) for n = 0.
 
+    Raises:
+        ConfigError: COUNT or CONFIDENCE out of range.
+
     Source: Clopper and Pearson, Biometrika 26, 1934.
     """
     tail = (1 - confidence) / 2
     upper = upper_bound(k, n, confidence=1 - tail)
-    lower = 1 - upper_bound(n - k, n, confidence=1 - tail)
-    return lower, upper
+    if k == 0:
+        return 0.0, upper
+    if k == n:
+        return math.exp(math.log(tail) / n), upper
+    return _bisect(lambda share: _incomplete_beta(k, n - k + 1, share) - tail), upper
 
 
 def upper_bound(k: int, n: int, *, confidence: float = 0.95) -> float:
@@ -203,11 +209,11 @@ def _level(anomaly_map: NDArray[np.floating], share: float) -> float:
 
 
 def _sentence(count: int, bound: float, confidence: float, rate: float, needed: int) -> str:
-    images = f"{count} held-out good image{'s' if count != 1 else ''}"
-    proof = f"at most {_percent(bound)} false rejects at {confidence * 100:g} % confidence"
+    who = f"{count} held-out good images prove" if count > 1 else "1 held-out good image proves"
+    proof = f"{who} at most {_percent(bound)} false rejects at {confidence * 100:g} % confidence"
     if bound <= rate:
-        return f"{images} prove {proof}; {_percent(rate)} was asked for."
-    return f"{images} prove {proof}; the {_percent(rate)} asked for needs {needed}."
+        return f"{proof}; {_percent(rate)} was asked for."
+    return f"{proof}; the {_percent(rate)} asked for needs {needed}."
 
 
 def _percent(share: float) -> str:
