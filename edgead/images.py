@@ -14,6 +14,7 @@ Rules, all decided by what the file declares and never by what its pixels look l
 
 from __future__ import annotations
 
+import errno
 import importlib
 import warnings
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ __all__ = [
     "ImageWarning",
     "decode",
     "encode_png",
+    "opencv",
     "read",
     "save_image",
     "size_of",
@@ -169,9 +171,7 @@ _WIDE_SUFFIXES = (".png", ".tif", ".tiff")
 
 def _read_bytes(path: Path, limits: ImageLimits) -> bytes:
     try:
-        with path.open("rb") as stream:
-            # One byte more than allowed tells a file that is too large, also when it still grows.
-            data = stream.read(limits.max_bytes + 1)
+        return files.read_bytes(path, max_bytes=limits.max_bytes)
     except FileNotFoundError as error:
         raise FrameError("IMAGE_MISSING", f"{path} does not exist.", "Check the path.") from error
     except IsADirectoryError as error:
@@ -179,23 +179,31 @@ def _read_bytes(path: Path, limits: ImageLimits) -> bytes:
             "IMAGE_IS_FOLDER", f"{path} is a folder; want an image file.", "Give a file name."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise _too_large(str(path), limits) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise FrameError(
-            "IMAGE_UNREADABLE", f"cannot read {str(path)!r}: {reason}.", "Check its permissions."
+            "IMAGE_UNREADABLE",
+            f"cannot read {str(path)!r}: {reason}.",
+            "Check that it is a file that you may read.",
         ) from error
-    return data
 
 
 def _check_bytes(count: int, name: str, limits: ImageLimits) -> None:
     if count > limits.max_bytes:
-        raise FrameError(
-            "IMAGE_TOO_LARGE",
-            f"{name} is over {limits.max_bytes / 1e6:.0f} MB encoded. Nothing was decoded.",
-            "Raise ImageLimits.max_bytes if this size is meant.",
-        )
+        raise _too_large(name, limits)
 
 
-def _cv2() -> Any:
+def _too_large(name: str, limits: ImageLimits) -> FrameError:
+    return FrameError(
+        "IMAGE_TOO_LARGE",
+        f"{name} is over {limits.max_bytes / 1e6:.0f} MB encoded. Nothing was decoded.",
+        "Raise ImageLimits.max_bytes if this size is meant.",
+    )
+
+
+def opencv() -> Any:
+    """The ``cv2`` module, or a BackendError OPENCV_MISSING that says what to install."""
     try:
         return importlib.import_module("cv2")
     except ImportError as error:
@@ -208,7 +216,7 @@ def _cv2() -> Any:
 
 def _decoded(data: bytes, name: str) -> NDArray[Any]:
     """Pixels as stored: no orientation, no change of depth or channels."""
-    cv2 = _cv2()
+    cv2 = opencv()
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
@@ -260,7 +268,7 @@ def _encoded(pixels: NDArray[Any], suffix: str) -> bytes:
             f"cannot write {array.dtype} pixels {array.shape} as {suffix}; "
             "want (H, W) or (H, W, 3) uint8, or uint16 for PNG and TIFF.",
         )
-    cv2 = _cv2()
+    cv2 = opencv()
     try:
         done, buffer = cv2.imencode(suffix, np.ascontiguousarray(array))
     except cv2.error as error:

@@ -1,1 +1,83 @@
 """Inference engines behind one seam; see `edgead.backends.base`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgead.backends.base import Backend
+from edgead.errors import BackendError, BundleError, ConfigError
+
+__all__ = ["BACKENDS", "PRECISIONS", "member_for", "open_backend"]
+
+BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+#: (back end, precision) -> bundle members that can serve it, best first.
+_MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("openvino", "bf16"): ("model.onnx",),
+    ("onnxruntime", "int8"): ("model.int8-u8s8.onnx", "model.int8.onnx"),
+    ("tensorrt", "int8"): ("model.int8-qdq.onnx", "model.int8.onnx"),
+}
+_DEFAULTS = {
+    "fp32": ("model.onnx",),
+    "fp16": ("model.fp16.onnx",),
+    "int8": ("model.int8.onnx",),
+}
+
+
+def member_for(backend: str, precision: str, members: Mapping[str, bytes]) -> str:
+    """Name of the bundle member that serves ``precision`` on ``backend``.
+
+    Raises:
+        ConfigError: BACKEND_UNKNOWN or PRECISION_UNKNOWN.
+        BackendError: PRECISION when the back end cannot compute it.
+        BundleError: PRECISION_MISSING when the bundle does not hold it.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(
+            "BACKEND_UNKNOWN", f"backend is {backend!r}; want one of {', '.join(BACKENDS)} or auto."
+        )
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            "PRECISION_UNKNOWN",
+            f"precision is {precision!r}; want one of {', '.join(PRECISIONS)} or auto.",
+        )
+    names = _MEMBERS.get((backend, precision), _DEFAULTS.get(precision))
+    if names is None:
+        raise BackendError("PRECISION", f"{backend} does not compute in {precision}.")
+    for name in names:
+        if name in members:
+            return name
+    raise BundleError(
+        "PRECISION_MISSING",
+        f"the bundle holds no {precision} model for {backend}.",
+        "Add it: edgead quantize BUNDLE --images DIR.",
+    )
+
+
+def open_backend(
+    name: str,
+    members: Mapping[str, bytes],
+    *,
+    precision: str = "fp32",
+    threads: int = 0,
+    cache_dir: str | None = None,
+) -> Backend:
+    """Compile a bundle's model on the back end asked for; nothing is fallen back to.
+
+    Raises:
+        BackendError: The back end is missing or refuses the model.
+    """
+    model = members[member_for(name, precision, members)]
+    if name == "openvino":
+        from edgead.backends.ov import OpenVinoBackend
+
+        return OpenVinoBackend(model, precision=precision, threads=threads, cache_dir=cache_dir)
+    if name == "onnxruntime":
+        from edgead.backends.ort import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(model, precision=precision, threads=threads)
+    from edgead.backends import trt
+
+    opened: Backend = trt.open_backend(model, name=name, precision=precision)
+    return opened

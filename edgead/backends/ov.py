@@ -1,0 +1,144 @@
+"""OpenVINO: the default on CPUs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgead.backends.base import Array, TensorSpec
+from edgead.errors import BackendError
+
+__all__ = ["OpenVinoBackend"]
+
+#: OpenVINO computes fp32 models in bf16 where the CPU can, unless told otherwise.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": None}
+
+
+class OpenVinoBackend:
+    """An ONNX model compiled by OpenVINO for the CPU.
+
+    Args:
+        model: The ONNX file's bytes.
+        precision: Name for `edgead.backends.base.Backend.precision`; sets the inference hint.
+        batch: Fixed batch of the input.
+        threads: CPU threads; 0 leaves the choice to OpenVINO.
+        cache_dir: Folder for compiled blobs; None compiles at each start.
+
+    Raises:
+        BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the model.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        precision: str = "fp32",
+        batch: int = 1,
+        threads: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        try:
+            self._ov: Any = importlib.import_module("openvino")
+        except ImportError as error:
+            raise BackendError(
+                "PROVIDER",
+                f"asked for openvino, which does not import ({error}).",
+                "pip install 'edgead[cpu]'.",
+            ) from error
+        self.version = str(self._ov.__version__).split("-")[0]
+        self.precision = precision
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if _HINTS[precision]:
+            config["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        if cache_dir:
+            config["CACHE_DIR"] = cache_dir
+        try:
+            core = self._ov.Core()
+            graph = core.read_model(model, b"")
+            name = graph.inputs[0].get_any_name()
+            shape = [batch, *list(graph.inputs[0].get_partial_shape())[1:]]
+            graph.reshape({name: self._ov.PartialShape(shape)})
+            self._compiled: Any = core.compile_model(graph, "CPU", config)
+        except RuntimeError as error:
+            raise BackendError(
+                "MODEL_REFUSED",
+                f"openvino {self.version} refuses the model: {_first_line(error)}",
+                "Check the bundle: edgead verify BUNDLE --backend onnxruntime.",
+            ) from error
+        self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self.inputs: Mapping[str, TensorSpec] = {
+            spec.name: spec for spec in map(_spec, self._compiled.inputs)
+        }
+        self.outputs: Mapping[str, TensorSpec] = {
+            spec.name: spec for spec in map(_spec, self._compiled.outputs)
+        }
+
+    def open_request(self) -> OpenVinoRequest:
+        """A new request with buffers of its own."""
+        if self._compiled is None:
+            raise BackendError("CLOSED", "this back end is closed.", "Open the detector again.")
+        return OpenVinoRequest(self._compiled.create_infer_request(), tuple(self.outputs))
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._compiled = None
+
+
+class OpenVinoRequest:
+    """One OpenVINO inference in flight."""
+
+    device = "cpu"
+
+    def __init__(self, request: Any, outputs: tuple[str, ...]) -> None:
+        self._request = request
+        self._outputs = outputs
+
+    def start(self, feeds: Mapping[str, Array]) -> None:
+        """Start without copying the inputs."""
+        try:
+            self._request.start_async(dict(feeds), share_inputs=True)
+        except RuntimeError as error:
+            raise _failed(error) from error
+
+    def wait(self, timeout_s: float | None = None) -> Mapping[str, Array]:
+        """Outputs as views of the request's own buffers."""
+        try:
+            if timeout_s is None:
+                self._request.wait()
+            elif not self._request.wait_for(int(timeout_s * 1000)):
+                raise BackendError(
+                    "INFER_TIMEOUT", f"inference took longer than {timeout_s * 1000:.0f} ms."
+                )
+            return {name: self._request.get_tensor(name).data for name in self._outputs}
+        except RuntimeError as error:
+            if isinstance(error, BackendError):
+                raise
+            raise _failed(error) from error
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, NDArray[np.generic]]:
+        """`start`, `wait` and copy."""
+        self.start(feeds)
+        return {name: np.array(data) for name, data in self.wait().items()}
+
+
+def _spec(port: Any) -> TensorSpec:
+    partial = port.get_partial_shape()
+    shape = tuple(d.get_length() if d.is_static else -1 for d in partial)
+    return TensorSpec(port.get_any_name(), shape, port.get_element_type().to_dtype().name)
+
+
+def _failed(error: Exception) -> BackendError:
+    return BackendError("BACKEND_ERROR", f"openvino failed: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,196 @@
+"""`Detector`: a bundle, an engine, and a verdict for each frame."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgead.backends import open_backend
+from edgead.bundle import Bundle, read_bundle
+from edgead.choice import choose
+from edgead.errors import BundleError, StateError
+from edgead.frame import Frame
+from edgead.golden import check_golden
+from edgead.postprocess import Postprocess
+from edgead.scorer import Scored, Scorer
+from edgead.types import Detection
+
+if TYPE_CHECKING:
+    from edgead.stream import Stream
+
+__all__ = ["Detector"]
+
+
+class Detector:
+    """Judges camera frames with a bundle.
+
+    >>> with Detector("part.edgead") as detector:                   # doctest: +SKIP
+    ...     detection = detector(frame)                             # one (H, W, 3) uint8 BGR frame
+    ...     detection.verdict, detection.score, detection.regions
+    ...     for outcome in detector.stream("rtsp://cam/1", deadline_ms=40):
+    ...         if not outcome.accept:
+    ...             reject(outcome.frame_id, outcome.reason)
+
+    May be called from many threads; each call uses a request of its own. Not usable in a forked child.
+
+    Args:
+        bundle: A ``.edgead`` file, or a bundle in memory.
+        backend: ``auto``, or a name, which is then used or raises; nothing is fallen back to.
+        precision: ``auto`` (fp32, or the fastest that is certified here), or a name.
+        threads: CPU threads of the engine; 0 leaves the choice to it.
+        score_only: Compute verdict and score alone: no map, mask and regions.
+        check_ranges: Refuse frames outside the commissioned brightness and sharpness.
+        self_check: Judge the bundle's golden images at the start.
+        cache_dir: Folder for what the engine compiles; None keeps nothing on disk.
+
+    Raises:
+        BundleError: The bundle is damaged, or GOLDEN: this machine scores its golden images
+            differently.
+        BackendError: The back end is missing or refuses the model.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        score_only: bool = False,
+        check_ranges: bool = True,
+        self_check: bool = True,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        manifest = self.bundle.manifest
+        self.choice = choose(self.bundle, backend, precision)
+        self._backend = open_backend(
+            self.choice.backend,
+            self.bundle.members,
+            precision=self.choice.precision,
+            threads=threads,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+        )
+        self._scorer = Scorer(self.bundle, self._backend, check_ranges=check_ranges)
+        self._postprocess = Postprocess(
+            manifest.head,
+            manifest.input,
+            manifest.thresholds,
+            manifest.units,
+            score_only=score_only,
+        )
+        self._pid = os.getpid()
+        self._closed = False
+        if self_check:
+            self.verify(strict=True)
+
+    def __call__(self, frame: Any) -> Detection:
+        """Judge one frame.
+
+        Args:
+            frame: A `Frame`, or a plain array: (H, W, 3) uint8 is BGR, (H, W) uint8 is grey.
+
+        Raises:
+            FrameError: The frame must not be judged: its verdict is UNKNOWN.
+            BackendError: The engine failed, or its output is not finite.
+            StateError: CLOSED or FORKED.
+        """
+        self._check_state()
+        wrapped = Frame.from_array(frame)
+        return self._detection(wrapped, self._scorer(wrapped))
+
+    def batch(self, frames: Iterable[Any]) -> list[Detection]:
+        """Judge several frames in order; preparing one overlaps with the engine on another."""
+        self._check_state()
+        wrapped = [Frame.from_array(frame) for frame in frames]
+        scored = self._scorer.each(wrapped)
+        return [self._detection(frame, one) for frame, one in zip(wrapped, scored, strict=True)]
+
+    def stream(self, source: Any, **options: Any) -> Stream:
+        """Judge every frame of a source; see `edgead.stream.run` for sources and options."""
+        from edgead import stream
+
+        self._check_state()
+        return stream.run(self, source, **options)
+
+    def verify(self, *, strict: bool = False) -> dict[str, Any]:
+        """Judge the bundle's golden images on this machine and back end.
+
+        Args:
+            strict: Raise instead of returning a failed check.
+
+        Returns:
+            ``ok``, ``worst`` (largest score difference over what is allowed) and ``images``.
+
+        Raises:
+            BundleError: GOLDEN, with ``strict``.
+        """
+        self._check_state()
+        result = check_golden(self.bundle, self._scorer, self.choice.precision)
+        if strict and not result["ok"]:
+            worst = max(result["images"], key=lambda image: float(image["over"]))
+            raise BundleError(
+                "GOLDEN",
+                f"{worst['name']} scored {worst['score']:.5g}, expected {worst['expected']:.5g} "
+                f"± {worst['allowed']:.2g}, on {self.choice.backend} {self.choice.precision}.",
+                "Not started. Try another backend or precision, or make the bundle again.",
+            )
+        return result
+
+    def close(self) -> None:
+        """Free the engine; safe to call twice."""
+        if not self._closed and os.getpid() == self._pid:
+            self._backend.close()
+        self._closed = True
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Detector({self.bundle.manifest.method}, {self.choice.backend}/{self.choice.precision}, "
+            f"{self.bundle.hash[:12]})"
+        )
+
+    def __reduce__(self) -> Any:
+        raise StateError(
+            "NOT_PICKLABLE",
+            "a Detector holds an engine and cannot be pickled.",
+            "Send the bundle's path and open a Detector in the other process.",
+        )
+
+    def _detection(self, frame: Frame, scored: Scored) -> Detection:
+        started = time.perf_counter()
+        found = self._postprocess(scored.anomaly_map, scored.score, scored.placement)
+        scored.timings_ms["postprocess"] = (time.perf_counter() - started) * 1e3
+        return Detection(
+            verdict=found.verdict,
+            score=found.score,
+            threshold=self.bundle.manifest.thresholds.threshold,
+            confidence=found.confidence,
+            anomaly_map=found.anomaly_map,
+            mask=found.mask,
+            regions=found.regions,
+            timings_ms=scored.timings_ms,
+            frame_id=frame.frame_id,
+            bundle_hash=self.bundle.hash,
+            backend=self.choice.backend,
+            precision=self.choice.precision,
+            placement=scored.placement,
+        )
+
+    def _check_state(self) -> None:
+        if self._closed:
+            raise StateError("CLOSED", "this Detector is closed.", "Open a new one.")
+        if os.getpid() != self._pid:
+            raise StateError(
+                "FORKED",
+                f"this Detector was made in process {self._pid}, you are in {os.getpid()}.",
+                "Create it after the fork.",
+            )

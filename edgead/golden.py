@@ -1,0 +1,54 @@
+"""The golden self-check: images inside the bundle, scored on this machine, must come out as expected.
+
+It is the one test that finds swapped colours, a wrong cached engine, double normalisation and drift
+of an export.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgead import images
+from edgead.bundle import Bundle
+from edgead.frame import Frame
+from edgead.scorer import Scorer
+
+__all__ = ["check_golden"]
+
+#: Share of score_scale (plus the score's own distance from the threshold) that a score may move.
+#: fp32: other summation orders; bf16 has 8 bits of mantissa; fp16 11; int8 is held by its certificate.
+_ALLOWED = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.25, "int8": 0.5}
+
+
+def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, Any]:
+    """Score the golden images.
+
+    Returns:
+        ``ok``; ``worst``, the largest difference over what is allowed; ``images``, one entry each
+        with name, kind, expected, score, allowed, over and verdict.
+    """
+    limits = bundle.manifest.thresholds
+    entries: list[dict[str, Any]] = []
+    for golden in bundle.manifest.golden:
+        frame = images.decode(bundle.members[golden.name], name=golden.name)
+        spec = bundle.manifest.frame
+        score = scorer(Frame(frame.pixels, spec.format, depth=spec.depth)).score
+        room = limits.score_scale + abs(golden.score - limits.threshold)
+        allowed = _ALLOWED[precision] * room
+        verdict = "DEFECT" if score > limits.threshold else "GOOD"
+        over = abs(score - golden.score) / allowed
+        # Close to the threshold a verdict may tip within the allowance; farther away it may not.
+        tipped = verdict != golden.verdict and abs(golden.score - limits.threshold) > allowed
+        entries.append(
+            {
+                "name": golden.name,
+                "kind": golden.kind,
+                "expected": golden.score,
+                "score": score,
+                "allowed": allowed,
+                "over": max(over, 2.0) if tipped else over,
+                "verdict": verdict,
+            }
+        )
+    worst = max((entry["over"] for entry in entries), default=0.0)
+    return {"ok": bool(worst <= 1), "worst": worst, "images": entries}
