@@ -7,22 +7,25 @@ and compares, so any changed byte is refused. ``Bundle.hash`` is the SHA-256 of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 import json
-import zipfile
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from edgead import files
 from edgead.errors import BundleError
-from edgead.manifest import SCHEMA, Manifest, Member
+from edgead.manifest import Manifest, Member
+from edgead.manifest_reader import parse_manifest
+from edgead.onnx_walk import check_model
 
-__all__ = ["MODEL", "Bundle", "read_bundle", "write_bundle"]
+__all__ = ["MODEL", "Bundle", "bundle_from_bytes", "read_bundle", "write_bundle"]
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -31,9 +34,14 @@ CERTIFICATES = "certificates.json"
 CALIBRATION = "calibration.json"
 
 _MAX_BYTES = 1 << 30
-_MAX_MEMBERS = 64
-_MAX_MANIFEST_BYTES = 1 << 20
-_DATE = (1980, 1, 1, 0, 0, 0)
+_MAX_MEMBERS = 65  # the manifest and what it may list
+_MAX_OVERHEAD = 2 << 20  # manifest and zip headers
+
+# Source: PKWARE APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (directory), 4.3.16 (end).
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_STORED = 0
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,26 @@ class Bundle:
 
     @staticmethod
     def build(manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
-        """A bundle of these members; sizes and hashes are filled into the manifest."""
+        """A bundle of these members; sizes and hashes are filled into the manifest.
+
+        Raises:
+            BundleError: What could not be read again: as `read_bundle`.
+        """
+        total = sum(map(len, members.values()))
+        if total > _MAX_BYTES - _MAX_OVERHEAD:
+            raise BundleError(
+                "BUNDLE_TOO_LARGE", f"{total} bytes of members; at most {_MAX_BYTES} are read."
+            )
         listed = {
-            name: Member(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            name: Member(bytes=len(data), sha256=_sha256(data))
             for name, data in sorted(members.items())
         }
-        complete = msgspec.structs.replace(manifest, members=listed)
+        try:
+            written = _manifest_bytes(msgspec.structs.replace(manifest, members=listed))
+        except (TypeError, ValueError) as error:
+            raise BundleError("MANIFEST", f"a value cannot be written as JSON: {error}.") from error
+        complete = parse_manifest(written)  # plain types, whatever the caller's were
+        _check_models(members)
         return Bundle(complete, dict(members), _sha256(_manifest_bytes(complete)))
 
     def with_members(self, changes: Mapping[str, bytes | None], **fields: Any) -> Bundle:
@@ -68,17 +90,29 @@ class Bundle:
 
     def to_bytes(self) -> bytes:
         """The canonical file."""
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
-            for name, data in [
-                (MANIFEST, _manifest_bytes(self.manifest)),
-                *sorted(self.members.items()),
-            ]:
-                info = zipfile.ZipInfo(name, _DATE)
-                info.create_system = 3
-                info.external_attr = 0o100644 << 16
-                archive.writestr(info, data)
-        return buffer.getvalue()
+        return b"".join(self._parts())
+
+    def _parts(self) -> Iterator[bytes]:
+        """The canonical file in pieces: each member is yielded as it is, without a copy."""
+        directory: list[bytes] = []
+        position = 0
+        for name, data in [
+            (MANIFEST, _manifest_bytes(self.manifest)),
+            *sorted(self.members.items()),
+        ]:
+            label = name.encode()
+            # Version 2.0, no flags, stored, 1980-01-01 00:00.
+            common = (20, 0, 0, 0, 0x21, zlib.crc32(data), len(data), len(data), len(label), 0)
+            yield _LOCAL.pack(b"PK\x03\x04", *common) + label
+            yield data
+            made_by_unix, mode = 3 << 8 | 20, 0o100644 << 16
+            directory.append(
+                _CENTRAL.pack(b"PK\x01\x02", made_by_unix, *common, 0, 0, 0, mode, position) + label
+            )
+            position += _LOCAL.size + len(label) + len(data)
+        size = sum(map(len, directory))
+        yield from directory
+        yield _END.pack(b"PK\x05\x06", 0, 0, len(directory), len(directory), size, position, 0)
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> None:
@@ -87,32 +121,36 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
     Raises:
         StorageError: The file cannot be written; the old one, if any, is unchanged.
     """
-    files.write_bytes(path, bundle.to_bytes())
+    with files.atomic_writer(path) as stream:
+        stream.writelines(bundle._parts())  # noqa: SLF001 - the same module
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle.
+    """Read and check a bundle: every byte of it, and its ONNX graphs before any engine does.
 
     Raises:
-        BundleError: BUNDLE_MISSING, BUNDLE_IS_FOLDER, BUNDLE_TOO_LARGE, BUNDLE_FORMAT,
-            BUNDLE_DAMAGED, MANIFEST, KEY_DUPLICATE, SCHEMA_NEWER.
+        BundleError: BUNDLE_MISSING, BUNDLE_IS_FOLDER, BUNDLE_UNREADABLE, BUNDLE_TOO_LARGE,
+            BUNDLE_EMPTY, BUNDLE_FORMAT, BUNDLE_DAMAGED, or as `parse_manifest` and
+            `edgead.onnx_walk.check_model`.
     """
     path = Path(path)
-    if path.is_dir():
-        raise BundleError("BUNDLE_IS_FOLDER", f"{path} is a folder; want a .edgead file.")
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= _MAX_BYTES else b""
+        data = files.read_bytes(path, max_bytes=_MAX_BYTES)
     except FileNotFoundError as error:
         raise BundleError(
             "BUNDLE_MISSING", f"{path} does not exist.", "Make one: edgead train GOOD --out B."
         ) from error
-    except OSError as error:
-        raise BundleError("BUNDLE_UNREADABLE", f"cannot read {path}: {error.strerror}.") from error
-    if size > _MAX_BYTES:
+    except IsADirectoryError as error:
         raise BundleError(
-            "BUNDLE_TOO_LARGE", f"{path} has {size} bytes; at most {_MAX_BYTES} are read."
-        )
+            "BUNDLE_IS_FOLDER", f"{path} is a folder; want a .edgead file."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise BundleError(
+                "BUNDLE_TOO_LARGE", f"{path} is too large; at most {_MAX_BYTES} bytes are read."
+            ) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BundleError("BUNDLE_UNREADABLE", f"cannot read {str(path)!r}: {reason}.") from error
     return bundle_from_bytes(data, name=str(path))
 
 
@@ -133,64 +171,76 @@ def bundle_from_bytes(data: bytes, *, name: str = "bundle") -> Bundle:
                 name, f"{member}: SHA-256 is {found[:8]}…, manifest says {entry.sha256[:8]}…"
             )
     bundle = Bundle(manifest, members, _sha256(manifest_bytes))
-    if bundle.to_bytes() != data:
+    if not _is_canonical(bundle, data):
         raise _damaged(name, "it is not in canonical form")
+    _check_models(members)
     return bundle
 
 
-def parse_manifest(data: bytes) -> Manifest:
-    """Parse manifest JSON strictly: no duplicate keys, no NaN, no unknown keys.
+def _is_canonical(bundle: Bundle, data: bytes) -> bool:
+    view, position = memoryview(data), 0
+    for part in bundle._parts():  # noqa: SLF001 - the same module
+        if view[position : position + len(part)] != part:
+            return False
+        position += len(part)
+    return position == len(data)
 
-    Raises:
-        BundleError: MANIFEST, KEY_DUPLICATE, SCHEMA_NEWER.
-    """
-    if len(data) > _MAX_MANIFEST_BYTES:
-        raise BundleError("MANIFEST", f"{len(data)} bytes; at most {_MAX_MANIFEST_BYTES} are read.")
-    try:
-        tree = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(
-            "MANIFEST", f"not valid JSON: {error}.", "Copy the bundle again."
-        ) from error
-    schema = tree.get("schema") if isinstance(tree, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise BundleError(
-            "SCHEMA_NEWER",
-            f"manifest has schema {schema}; this edgead reads up to {SCHEMA}.",
-            "Upgrade edgead on this machine.",
-        )
-    try:
-        return msgspec.convert(tree, Manifest)
-    except msgspec.ValidationError as error:
-        raise BundleError("MANIFEST", f"{error}.", "Make the bundle again.") from error
+
+def _check_models(members: Mapping[str, bytes]) -> None:
+    """Walk every graph: what an engine will be given is what was hashed and looked at."""
+    for name, data in members.items():
+        if name.endswith(".onnx"):
+            check_model(data, name=name)
+
+
+_LOCAL = struct.Struct(
+    "<4s5H3L2H"
+)  # local file header: signature, 5 words, CRC, 2 sizes, 2 lengths
 
 
 def _unpack(data: bytes, name: str) -> dict[str, bytes]:
-    """Members of a stored zip by name; anything but plain stored files is refused."""
-    if data[:4] != b"PK\x03\x04":
+    """Members by name, walking the local headers: their data cannot overlap, nor exceed the file.
+
+    Only what `Bundle.to_bytes` writes is understood here; everything else that a zip can say (its
+    central directory, flags, attributes) is held by the comparison that follows.
+    """
+    if not data:
+        raise BundleError("BUNDLE_EMPTY", f"{name} is 0 bytes (disk full when it was written?).")
+    if not data.startswith(b"PK\x03\x04"):
         raise BundleError(
             "BUNDLE_FORMAT",
             f"{name} starts with {data[:8]!r}; a bundle starts with b'PK\\x03\\x04'.",
             "Make one: edgead train GOOD --out B.",
         )
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if len(entries) > _MAX_MEMBERS:
-                raise _damaged(name, f"{len(entries)} members; at most {_MAX_MEMBERS} are read")
-            for entry in entries:
-                stored = entry.compress_type == zipfile.ZIP_STORED
-                if not stored or entry.file_size > len(data) or entry.flag_bits:
-                    raise _damaged(name, f"member {entry.filename!r} is not plainly stored")
-            if len({entry.filename for entry in entries}) != len(entries):
-                raise _damaged(name, "a member is there twice")
-            return {entry.filename: archive.read(entry) for entry in entries}
-    except BundleError:
-        raise
-    except Exception as error:  # zipfile raises many types on damaged input
-        raise _damaged(name, str(error) or type(error).__name__) from error
+    if b"data.pkl" in data[:512]:
+        raise BundleError(
+            "MODEL_PICKLE",
+            f"{name} is a PyTorch checkpoint, whose pickle can run code; edgead does not open it.",
+            "Make a bundle where it was trained: edgead train GOOD --out B.",
+        )
+    members: dict[str, bytes] = {}
+    position = 0
+    while data[position : position + 4] == b"PK\x03\x04":
+        if len(members) >= _MAX_MEMBERS:
+            raise _damaged(name, f"more than {_MAX_MEMBERS} members")
+        if position + _LOCAL.size > len(data):
+            raise _damaged(name, f"it ends inside the header at byte {position}")
+        fields = _LOCAL.unpack_from(data, position)
+        method, packed, size, name_length, extra = fields[3], *fields[7:11]
+        start = position + _LOCAL.size + name_length
+        if method != _STORED or packed != size or extra:
+            raise _damaged(name, f"the member at byte {position} is not plainly stored")
+        if start + size > len(data):
+            raise _damaged(name, f"it ends inside the member at byte {position}")
+        member = data[position + _LOCAL.size : start].decode("utf-8", "replace")
+        if member in members:
+            raise _damaged(name, f"member {member!r} is there twice")
+        members[member] = data[start : start + size]
+        # The others have their SHA-256; this tells damage from a manifest written by hand.
+        if member == MANIFEST and zlib.crc32(members[member]) != fields[6]:
+            raise _damaged(name, f"{MANIFEST} fails its CRC")
+        position = start + size
+    return members
 
 
 def _damaged(name: str, what: str) -> BundleError:
@@ -207,16 +257,3 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in tree:
-            raise BundleError("KEY_DUPLICATE", f"key {key!r} stands twice in the manifest.")
-        tree[key] = value
-    return tree
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise BundleError("MANIFEST", f"{text} is not a number that a manifest may hold.")

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import BinaryIO
 
 from edgead.errors import StorageError
 
-__all__ = ["atomic_writer", "sweep", "write_bytes", "write_text"]
+__all__ = ["atomic_writer", "read_bytes", "sweep", "write_bytes", "write_text"]
 
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.edgead-(?P<pid>\d+)-[A-Za-z0-9_]+\.tmp$")
 
@@ -65,6 +66,23 @@ def write_bytes(path: str | Path, data: bytes, *, mode: int = 0o644) -> None:
 def write_text(path: str | Path, text: str, *, mode: int = 0o644) -> None:
     """Write ``text`` as UTF-8 to ``path`` atomically; see `atomic_writer` for the errors."""
     write_bytes(path, text.encode(), mode=mode)
+
+
+def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
+    """Read a regular file of bounded size; a device or pipe is refused instead of waited for.
+
+    Raises:
+        OSError: EFBIG above ``max_bytes``, EINVAL when it is no regular file, or as `os.open`.
+            Callers turn it into their own code.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes", str(path))
+        return stream.read(status.st_size)
 
 
 def sweep(folder: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ Sizes are (height, width) in pixels, rectangles x0, y0, x1, y1 with an exclusive
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -28,11 +28,11 @@ __all__ = [
     "View",
 ]
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 Size = tuple[int, int]
 Range = tuple[float, float]
-ConfigValue = None | bool | int | float | str | list[int] | list[float] | list[str]
+ConfigValue = None | bool | int | float | str | list[int | float | str]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
