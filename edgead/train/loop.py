@@ -2,6 +2,11 @@
 
 A method asks its `Loop` for epochs and steps and reports losses; the loop ends a stage when its
 epochs or its share of the minutes are used up, and refuses a loss that is not finite.
+
+Resuming: what changes in a stage is registered before it (`Loop.register`). At the entry of a stage the loop
+puts back what its checkpoint holds, skips a stage that had ended, and goes on behind the last epoch saved.
+Random numbers come from ``loop.generator`` or ``loop.rng`` (torch's global source is kept too), so that a run
+that was killed ends, on a CPU, in the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -10,11 +15,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from edgead.errors import CalibrationError, ConfigError
+from edgead.errors import CalibrationError, ConfigError, StateError
+from edgead.train.checkpoint import (
+    Checkpoints,
+    Stateful,
+    check_finite,
+    random_state,
+    set_random_state,
+)
 
 __all__ = ["Budget", "Loop", "Progress"]
 
@@ -65,6 +79,9 @@ class Loop:
         report: Called with a `Progress` a few times a second at most.
         device: Where to train; None takes a GPU when there is one.
         clock: Monotonic seconds; tests inject their own.
+        checkpoint: Folder of this run's checkpoints, from which it resumes; None keeps none.
+        checkpoint_every_s: Shortest time between two checkpoints of a stage; its end is always saved.
+        fingerprint: Identity of the run; a folder of another run is refused.
     """
 
     def __init__(
@@ -75,6 +92,9 @@ class Loop:
         report: Callable[[Progress], None] | None = None,
         device: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        checkpoint: Path | None = None,
+        checkpoint_every_s: float = 20.0,
+        fingerprint: str = "",
     ) -> None:
         self.budget = budget or Budget()
         self.seed = seed
@@ -85,7 +105,15 @@ class Loop:
         self.epochs_run = 0
         self._report = report or (lambda _progress: None)
         self._clock = clock
-        self._started = clock()
+        self._started = self._opened = clock()
+        self._checkpoints = (
+            None if checkpoint is None else Checkpoints(checkpoint, fingerprint=fingerprint)
+        )
+        self._checkpoint_every_s = checkpoint_every_s
+        self._last_checkpoint = -math.inf
+        self._objects: dict[str, Stateful] = {}
+        self._stages = 0
+        self._is_in_stage = False
         self._last_report = -math.inf
         self._stage = ""
         self._stage_end = math.inf
@@ -108,19 +136,98 @@ class Loop:
                 all stages add up to 1; time a stage leaves over goes to the later ones.
         """
         planned = self._plan(epochs)
+        index, self._stages = self._stages, self._stages + 1
         self._stage = name
         self._used_share += share
+        first, is_finished = self._restore(index)
+        if is_finished:
+            return
+        self._is_in_stage = True
         begun = self._clock()
         if self.budget.minutes is not None:
             self._stage_end = self._started + 60 * self.budget.minutes * min(1.0, self._used_share)
-        for epoch in range(planned):
-            if self.is_over and epoch > 0:
-                break
-            yield epoch
-            self.epochs_run += 1
-            self._close_epoch()
-            self._progress(begun, (epoch + 1) / planned)
-        self._stage_end = math.inf
+        done = first
+        try:
+            for epoch in range(first, planned):
+                if self.is_over and epoch > 0:
+                    break
+                yield epoch
+                done = epoch + 1
+                self.epochs_run += 1
+                self._close_epoch()
+                self._save(index, done, is_finished=False)
+                self._progress(begun, (done - first) / (planned - first))
+            self._save(index, done, is_finished=True)
+        finally:
+            self._stage_end = math.inf
+            self._is_in_stage = False
+
+    def register(self, **objects: Stateful) -> None:
+        """Name what the stages to come change: modules, optimisers, schedulers, `Values`.
+
+        A stage's checkpoint holds all that was registered before the stage began.
+
+        Raises:
+            StateError: REGISTER_LATE inside a stage.
+        """
+        if self._is_in_stage:
+            raise StateError(
+                "REGISTER_LATE",
+                f"{', '.join(objects)} registered inside stage {self._stage!r}.",
+                "Register before the stage begins.",
+            )
+        self._objects.update(objects)
+
+    def discard_checkpoints(self) -> None:
+        """Remove the run's checkpoints, once its result is safe."""
+        if self._checkpoints is not None:
+            self._checkpoints.discard()
+
+    def _save(self, index: int, epochs: int, *, is_finished: bool) -> None:
+        now = self._clock()
+        is_due = now - self._last_checkpoint >= self._checkpoint_every_s
+        if self._checkpoints is None or not (is_finished or is_due):
+            return
+        check_finite(self._objects)
+        self._checkpoints.save(
+            index,
+            self._stage,
+            {
+                "epochs": epochs,
+                "is_finished": is_finished,
+                "seconds": now - self._started,
+                "epochs_run": self.epochs_run,
+                "step": self._step,
+                "log": self.log,
+                "generator": self.generator.get_state(),
+                "rng": self.rng.bit_generator.state,
+                "random": random_state(self.device),
+                "objects": {name: one.state_dict() for name, one in self._objects.items()},
+            },
+        )
+        self._last_checkpoint = self._clock()
+
+    def _restore(self, index: int) -> tuple[int, bool]:
+        """Epochs that the stage has behind it, and whether it had ended."""
+        if self._checkpoints is None:
+            return 0, False
+        state: Any = self._checkpoints.load(index, self._stage)
+        if state is None:
+            return 0, False
+        if set(state["objects"]) != set(self._objects):
+            raise self._checkpoints.foreign(f"stage {self._stage!r}")
+        try:
+            for name, one in self._objects.items():
+                one.load_state_dict(state["objects"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self._checkpoints.foreign(f"stage {self._stage!r}") from error
+        self.epochs_run, self._step, self.log = state["epochs_run"], state["step"], state["log"]
+        self.generator.set_state(state["generator"])
+        self.rng.bit_generator.state = state["rng"]
+        set_random_state(state["random"], self.device)
+        # The minutes count the time of all the run's processes.
+        self._started = self._opened - state["seconds"]
+        return state["epochs"], state["is_finished"]
 
     def _plan(self, epochs: int) -> int:
         if self.budget.epochs is not None:
