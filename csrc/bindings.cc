@@ -48,19 +48,21 @@ void topk_neighbours(Array<float> f, Array<float> g, Optional<float> position, A
   topk_neighbours_cpu(args, threads);
 }
 
-void heatmap(Array<float> map, Array<int32_t> row_band, Array<float> row_weights, Array<int32_t> column_reach,
+void heatmap(Array<float> map, Array<int32_t> row_band, Array<float> row_weights, Array<int32_t> column_band,
              Array<float> column_spread, float threshold, Array<float> out, Array<float> peak, Optional<uint8_t> mask,
              int threads) {
   require(map.ndim() == 3 && out.ndim() == 3 && map.shape(0) == out.shape(0), "maps are not [B, h, w] and [B, H, W]");
-  require(row_band.shape(0) == out.shape(1) && column_reach.shape(0) == map.shape(2), "tables are of another size");
-  require(column_spread.shape(0) == map.shape(2) && column_spread.shape(1) == out.shape(2), "tables are of another size");
+  require(row_band.shape(0) == out.shape(1) && column_band.shape(0) == out.shape(2), "tables are of another size");
+  require(column_spread.shape(0) == map.shape(2) && column_spread.shape(1) == (out.shape(2) + 15) / 16 * 16,
+          "column_spread is not [w, W rounded up to 16]");
   require(peak.size() == map.shape(0) && (!mask || mask->size() == out.size()), "peak or mask is of another size");
   HeatmapArgs args{};
   args.map = map.data();
   args.batch = map.shape(0), args.in_height = map.shape(1), args.in_width = map.shape(2);
   args.out_height = out.shape(1), args.out_width = out.shape(2);
   args.row_band = row_band.data(), args.row_weights = row_weights.data(), args.row_taps = row_weights.shape(1);
-  args.column_reach = column_reach.data(), args.column_spread = column_spread.data();
+  args.column_band = column_band.data(), args.column_spread = column_spread.data();
+  args.spread_pitch = column_spread.shape(1);
   args.threshold = threshold;
   args.out = out.mutable_data(), args.peak = peak.mutable_data(), args.mask = mask ? mask->mutable_data() : nullptr;
   py::gil_scoped_release release;
@@ -99,7 +101,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("topk_neighbours", &topk_neighbours, py::arg("f").noconvert(), py::arg("g").noconvert(),
         py::arg("position").noconvert(), py::arg("index").noconvert(), py::arg("threads"));
   m.def("heatmap", &heatmap, py::arg("map").noconvert(), py::arg("row_band"), py::arg("row_weights"),
-        py::arg("column_reach"), py::arg("column_spread"), py::arg("threshold"), py::arg("out").noconvert(),
+        py::arg("column_band"), py::arg("column_spread"), py::arg("threshold"), py::arg("out").noconvert(),
         py::arg("peak").noconvert(), py::arg("mask").noconvert(), py::arg("threads"));
   m.def("resize", &resize, py::arg("frame").noconvert(), py::arg("row_start"), py::arg("row_weights"),
         py::arg("column_start"), py::arg("column_weights"), py::arg("channels"), py::arg("out").noconvert(),

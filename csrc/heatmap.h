@@ -12,11 +12,11 @@ struct HeatmapArgs {
   const int32_t* row_band;    // [H, 2]: rows [lo, hi) of the map that reach an output row
   const float* row_weights;   // [H, row_taps]
   int64_t row_taps;
-  const int32_t* column_reach;   // [w, 2]: output columns [lo, hi) that a map column reaches      (CPU)
-  const float* column_spread;    // [w, W]                                                        (CPU)
-  const int32_t* column_band;    // [W, 2]                                                        (CUDA)
-  const float* column_weights;   // [W, column_taps]                                              (CUDA)
+  const int32_t* column_band;    // [W, 2]: columns [lo, hi) of the map that reach an output column
+  const float* column_weights;   // [W, column_taps]                                    (CUDA)
   int64_t column_taps;
+  const float* column_spread;    // [w, spread_pitch], the matrix transposed and dense  (CPU)
+  int64_t spread_pitch;          // a multiple of 16, zeros behind W
   float threshold;
   float* out;     // [B, H, W]
   float* peak;    // [B]; NaN when the map holds a NaN

@@ -1,5 +1,7 @@
 // A task is a block of output rows: the map rows it needs are spread to full width once, in scratch that stays in cache,
-// then each output row is a short weighted sum of them, compared and stored while it is in registers.
+// then output rows are short weighted sums of them, compared and stored while they are in registers. Rows and columns are
+// taken in groups over the union of their bands, where most weights outside a band are zeros: as 0 * NaN is NaN, a map that
+// is not finite takes the exact path, one row and one column at a time.
 #include "heatmap.h"
 
 #include "simd.h"
@@ -8,72 +10,143 @@ namespace edgead {
 namespace EDGEAD_ISA {
 namespace {
 
-// Output rows of one task; enough to share the horizontal pass, few enough to keep every thread busy.
-constexpr int64_t kRowsPerTask = 64;
+constexpr int64_t kRowsPerTask = 64;  // enough to share the spreading, few enough to keep every thread busy
 constexpr int64_t kRowsAtLeast = 16;
+constexpr int kGroup = 4;         // output rows that share each load
+constexpr int64_t kUnion = 64;    // widest union of bands that a group takes
+constexpr int64_t kPad = 16;      // floats behind a row that vectors may overrun
 
 // The larger, or NaN once either is NaN.
 inline Vec peak_of(Vec peak, Vec value) { return (value > peak) | (value != value) ? value : peak; }
 inline float peak_of(float peak, float value) { return value > peak || value != value ? value : peak; }
 
-// wide[y - y0][x] = sum over columns c of map[y][c] * spread[c][x], each column over its reach only.
-void spread_rows(const HeatmapArgs& args, const float* map, int64_t y0, int64_t y1, int64_t pitch, float* wide) {
-  for (int64_t y = y0; y < y1; ++y) {
-    float* row = wide + (y - y0) * pitch;
-    memset(row, 0, pitch * sizeof(float));
-    for (int64_t c = 0; c < args.in_width; ++c) {
-      const float value = map[y * args.in_width + c];
-      const float* weights = args.column_spread + c * args.out_width;
-      const int64_t hi = args.column_reach[2 * c + 1];
-      int64_t x = args.column_reach[2 * c];
-      for (; x + kLanes <= hi; x += kLanes) store(row + x, load(row + x) + value * load(weights + x));
-      for (; x < hi; ++x) row[x] += value * weights[x];
+bool is_finite(const float* values, int64_t count) {
+  Vec sum = {};  // 0 * value: NaN for what is not finite
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sum += load(values + i) * 0.0f;
+  float rest = 0;
+  for (; i < count; ++i) rest += values[i] * 0.0f;
+  return rest == 0 && !any(sum != sum);
+}
+
+// Columns [lo, hi) of the map that reach the vector of output columns at x.
+void vector_band(const HeatmapArgs& args, int64_t x, int64_t* lo, int64_t* hi) {
+  *lo = args.in_width, *hi = 0;
+  for (int64_t i = x; i < least(x + kLanes, args.out_width); ++i) {
+    *lo = least(*lo, args.column_band[2 * i]);
+    *hi = most(*hi, args.column_band[2 * i + 1]);
+  }
+}
+
+// wide[y][x] = sum over columns c of map[y][c] * spread[c][x], for `count` rows.
+void spread_rows(const HeatmapArgs& args, const float* map, int64_t count, int64_t pitch, float* wide) {
+  for (int64_t x = 0; x < args.out_width; x += kLanes) {
+    int64_t lo, hi;
+    vector_band(args, x, &lo, &hi);
+    int64_t y = 0;
+    for (; y + kGroup <= count; y += kGroup) {
+      Vec sum[kGroup] = {};
+      for (int64_t c = lo; c < hi; ++c) {
+        const Vec weights = load(args.column_spread + c * args.spread_pitch + x);
+#pragma GCC unroll 4
+        for (int i = 0; i < kGroup; ++i) sum[i] += map[(y + i) * args.in_width + c] * weights;
+      }
+      for (int i = 0; i < kGroup; ++i) store(wide + (y + i) * pitch + x, sum[i]);
+    }
+    for (; y < count; ++y) {
+      Vec sum = {};
+      for (int64_t c = lo; c < hi; ++c)
+        sum += map[y * args.in_width + c] * load(args.column_spread + c * args.spread_pitch + x);
+      store(wide + y * pitch + x, sum);
     }
   }
 }
 
-// One output row from `taps` wide rows; kTaps is that number where it is small, else 0. Returns the row's maximum.
-template <int kTaps>
-float combine_rows(const float* wide, int64_t pitch, const float* weights, int64_t taps, int64_t width, float threshold,
+void spread_rows_exactly(const HeatmapArgs& args, const float* map, int64_t count, int64_t pitch, float* wide) {
+  for (int64_t y = 0; y < count; ++y)
+    for (int64_t x = 0; x < args.out_width; ++x) {
+      float sum = 0;
+      for (int64_t c = args.column_band[2 * x]; c < args.column_band[2 * x + 1]; ++c)
+        sum += map[y * args.in_width + c] * args.column_spread[c * args.spread_pitch + x];
+      wide[y * pitch + x] = sum;
+    }
+}
+
+// kRows output rows from `taps` wide rows, weights[t * kRows + row]. Returns their maximum.
+template <int kRows>
+float combine_rows(const HeatmapArgs& args, const float* wide, int64_t pitch, const float* weights, int64_t taps,
                    float* out, uint8_t* mask) {
-  const int64_t count = kTaps ? kTaps : taps;
+  const int64_t width = args.out_width;
   Vec peaks = splat(-__builtin_inff());
-  float peak = -__builtin_inff();
   int64_t x = 0;
+  const auto sums = [&](Vec* sum) {
+    for (int64_t t = 0; t < taps; ++t) {
+      const Vec row = load(wide + t * pitch + x);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) sum[i] += weights[t * kRows + i] * row;
+    }
+  };
   for (; x + kLanes <= width; x += kLanes) {
-    Vec sum = {};
-#pragma GCC unroll 8
-    for (int64_t t = 0; t < count; ++t) sum += weights[t] * load(wide + t * pitch + x);
-    store(out + x, sum);
-    peaks = peak_of(peaks, sum);
-    if (mask) {
-      const VecMask marked = !(sum <= threshold);
-      for (int lane = 0; lane < kLanes; ++lane) mask[x + lane] = marked[lane] & 1;
+    Vec sum[kRows] = {};
+    sums(sum);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      store(out + i * width + x, sum[i]);
+      peaks = peak_of(peaks, sum[i]);
+      if (mask) store_bytes(mask + i * width + x, !(sum[i] <= args.threshold));
     }
   }
-  for (; x < width; ++x) {
-    float sum = 0;
-    for (int64_t t = 0; t < count; ++t) sum += weights[t] * wide[t * pitch + x];
-    out[x] = sum;
-    peak = peak_of(peak, sum);
-    if (mask) mask[x] = !(sum <= threshold);
+  float peak = -__builtin_inff();
+  if (x < width) {
+    Vec sum[kRows] = {};
+    sums(sum);
+    for (int i = 0; i < kRows; ++i)
+      for (int64_t at = x; at < width; ++at) {
+        const float value = sum[i][at - x];
+        out[i * width + at] = value;
+        peak = peak_of(peak, value);
+        if (mask) mask[i * width + at] = !(value <= args.threshold);
+      }
   }
   for (int lane = 0; lane < kLanes; ++lane) peak = peak_of(peak, peaks[lane]);
   return peak;
 }
 
-using Combine = float (*)(const float*, int64_t, const float*, int64_t, int64_t, float, float*, uint8_t*);
-constexpr Combine kCombine[] = {combine_rows<0>, combine_rows<1>, combine_rows<2>, combine_rows<3>, combine_rows<4>,
-                                combine_rows<5>, combine_rows<6>, combine_rows<7>, combine_rows<8>};
+// Output rows [y0, y1) of one image from the wide rows, whose first is map row `first`. Returns their maximum.
+float combine_block(const HeatmapArgs& args, const float* wide, int64_t first, int64_t pitch, bool finite, int64_t image,
+                    int64_t y0, int64_t y1) {
+  float peak = -__builtin_inff();
+  for (int64_t y = y0; y < y1;) {
+    const int32_t* band = args.row_band + 2 * y;
+    const int64_t at = (image * args.out_height + y) * args.out_width;
+    float* out = args.out + at;
+    uint8_t* mask = args.mask ? args.mask + at : nullptr;
+    int64_t lo = band[0], hi = band[1];
+    for (int i = 1; i < kGroup && y + kGroup <= y1; ++i) lo = least(lo, band[2 * i]), hi = most(hi, band[2 * i + 1]);
+    if (finite && y + kGroup <= y1 && hi - lo <= kUnion) {
+      float weights[kUnion * kGroup] = {};
+      for (int i = 0; i < kGroup; ++i)
+        for (int64_t t = band[2 * i]; t < band[2 * i + 1]; ++t)
+          weights[(t - lo) * kGroup + i] = args.row_weights[(y + i) * args.row_taps + t - band[2 * i]];
+      peak = peak_of(peak, combine_rows<kGroup>(args, wide + (lo - first) * pitch, pitch, weights, hi - lo, out, mask));
+      y += kGroup;
+    } else {
+      peak = peak_of(peak, combine_rows<1>(args, wide + (band[0] - first) * pitch, pitch,
+                                           args.row_weights + y * args.row_taps, band[1] - band[0], out, mask));
+      y += 1;
+    }
+  }
+  return peak;
+}
 
 }  // namespace
 
 void heatmap_cpu(const HeatmapArgs& args, int threads) {
   const int64_t height = args.out_height, width = args.out_width;
   if (args.batch == 0) return;
-  const int64_t workers = resolve_threads(threads, args.batch * height);
+  const int64_t workers = worth(threads, args.batch * height * (width / kLanes + 1) * (args.row_taps + 2));
   int64_t rows = round_up((args.batch * height + 2 * workers - 1) / (2 * workers), kRowsAtLeast);
-  rows = least(least(rows, kRowsPerTask), height);
+  rows = least(workers == 1 ? height : least(rows, kRowsPerTask), height);
   const int64_t blocks = (height + rows - 1) / rows;
   float* peaks = static_cast<float*>(scratch(0, args.batch * blocks * sizeof(float)));
 
@@ -84,21 +157,15 @@ void heatmap_cpu(const HeatmapArgs& args, int threads) {
       lo = least(lo, args.row_band[2 * y]);
       hi = most(hi, args.row_band[2 * y + 1]);
     }
-    // One vector more than a multiple of the cache's set distance: rows of a power of two would share their sets.
-    const int64_t pitch = round_up(width, 16) + 16;
+    // Not a power of two: its rows would share their cache sets.
+    const int64_t pitch = round_up(width, 16) + kPad;
     float* wide = static_cast<float*>(scratch(1, (hi - lo) * pitch * sizeof(float)));
-    spread_rows(args, args.map + image * args.in_height * args.in_width, lo, hi, pitch, wide);
-    float peak = -__builtin_inff();
-    for (int64_t y = y0; y < y1; ++y) {
-      const int64_t first = args.row_band[2 * y], taps = args.row_band[2 * y + 1] - first;
-      const int64_t at = (image * height + y) * width;
-      peak = peak_of(peak, kCombine[taps <= 8 ? taps : 0](wide + (first - lo) * pitch, pitch,
-                                                          args.row_weights + y * args.row_taps, taps, width,
-                                                          args.threshold, args.out + at, args.mask ? args.mask + at : nullptr));
-    }
-    peaks[task] = peak;
+    const float* map = args.map + (image * args.in_height + lo) * args.in_width;
+    const bool finite = is_finite(map, (hi - lo) * args.in_width);
+    (finite ? spread_rows : spread_rows_exactly)(args, map, hi - lo, pitch, wide);
+    peaks[task] = combine_block(args, wide, lo, pitch, finite, image, y0, y1);
   };
-  parallel(args.batch * blocks, threads, run);
+  parallel(args.batch * blocks, static_cast<int>(workers), run);
 
   for (int64_t image = 0; image < args.batch; ++image) {
     float peak = peaks[image * blocks];

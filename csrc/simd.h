@@ -54,9 +54,22 @@ static inline bool any(VecMask mask) {
 #endif
 }
 
+// One byte a lane: 1 or 0.
+static inline void store_bytes(uint8_t* to, VecMask mask) {
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+  const Bytes bytes = __builtin_convertvector(mask, Bytes) & 1;
+  memcpy(to, &bytes, sizeof bytes);
+}
+
 static inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Waking a thread costs about 20 us: no more threads than the work pays for. One operation: a vector multiply-add.
+static inline int worth(int threads, int64_t operations) {
+  constexpr int64_t kPerThread = 60000;
+  return static_cast<int>(most(least(resolve_threads(threads, 1 << 20), operations / kPerThread), 1));
+}
 
 // parallel_for over a lambda: run(task, worker).
 template <class Run>

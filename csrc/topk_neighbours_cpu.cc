@@ -1,5 +1,5 @@
-// A task is a block of rows of f: their similarities are made one packed panel of g at a time and offered to a sorted list
-// of K per row, so [N, N] never exists. Most offers end at the comparison of a whole vector with the K-th best.
+// A task is a tile's rows of f: their similarities with up to kStripColumns rows of g are made in cache and offered to a sorted
+// list of K per row, so [N, N] never exists. Nearly all offers end at the comparison of a whole vector with a floor.
 #include "topk_neighbours.h"
 
 #include "gemm_tile.h"
@@ -7,6 +7,8 @@
 namespace edgead {
 namespace EDGEAD_ISA {
 namespace {
+
+constexpr int64_t kStripColumns = 1024;  // similarities of a block of rows that are held at a time
 
 // to = row / |row|; a zero row stays zero.
 void unit_row(const float* row, int64_t channels, float* to) {
@@ -21,38 +23,84 @@ void unit_row(const float* row, int64_t channels, float* to) {
   for (; c < channels; ++c) sum += row[c] * row[c];
   const float norm = __builtin_sqrtf(sum);
   const float divisor = norm == 0 ? 1 : norm;
-  for (c = 0; c < channels; ++c) to[c] = row[c] / divisor;
+  const Vec divisors = splat(divisor);
+  for (c = 0; c + kLanes <= channels; c += kLanes) store(to + c, load(row + c) / divisors);
+  for (; c < channels; ++c) to[c] = row[c] / divisor;
 }
 
 // The K best of one row so far, best first. NaN counts as larger than every number.
 struct Best {
   float* score;  // [K]
   int32_t* index;
-  int64_t k;
+  int64_t k, size;
 
   static bool before(float a, float b) { return a > b || (a != a && b == b); }
 
-  void offer(float value, int32_t candidate) const {
-    if (!before(value, score[k - 1])) return;
-    int64_t at = k - 1;
+  // Candidates come in ascending order, so on a tie the one that is there stays in front.
+  void offer(float value, int64_t candidate) {
+    if (size == k && !before(value, score[k - 1])) return;
+    int64_t at = size < k ? size++ : k - 1;
     for (; at > 0 && before(value, score[at - 1]); --at) {
       score[at] = score[at - 1];
       index[at] = index[at - 1];
     }
     score[at] = value;
-    index[at] = candidate;
+    index[at] = static_cast<int32_t>(candidate);
   }
 };
 
-// Offers scores[0 .. count) of columns first .. first + count.
-void offer_all(Best best, const float* scores, int64_t count, int64_t first) {
+constexpr int kGroups = 16, kGroupVectors = kGroups / kLanes;
+
+// Subtracts the position similarity (or not, when null) and returns a value that at least k of the scores reach, -inf where
+// none is known. Scores fall into 16 groups by their column; at least k reach the k-th largest of the groups' maxima.
+float floor_of(float* scores, const float* position, int64_t width, int64_t k) {
+  Vec maxima[kGroupVectors];
+  for (Vec& v : maxima) v = splat(-__builtin_inff());
   int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) {
-    const Vec v = load(scores + j);
-    if (!any((v > best.score[best.k - 1]) | (v != v))) continue;
-    for (int lane = 0; lane < kLanes; ++lane) best.offer(v[lane], static_cast<int32_t>(first + j + lane));
+  for (; j + kGroups <= width; j += kGroups)
+    for (int v = 0; v < kGroupVectors; ++v) {
+      Vec score = load(scores + j + v * kLanes);
+      if (position) {
+        score -= load(position + j + v * kLanes);
+        store(scores + j + v * kLanes, score);
+      }
+      maxima[v] = score > maxima[v] ? score : maxima[v];
+    }
+  for (; position && j < width; ++j) scores[j] -= position[j];
+  if (k > kGroups) return -__builtin_inff();
+  VecMask above[kGroupVectors] = {};  // minus the number of larger maxima
+  for (int w = 0; w < kGroupVectors; ++w)
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int v = 0; v < kGroupVectors; ++v) above[v] += splat(maxima[w][lane]) > maxima[v];
+  Vec floors = splat(-__builtin_inff());
+  for (int v = 0; v < kGroupVectors; ++v) {
+    const Vec floor = above[v] <= static_cast<int32_t>(1 - k) ? maxima[v] : splat(-__builtin_inff());
+    floors = floor > floors ? floor : floors;
   }
-  for (; j < count; ++j) best.offer(scores[j], static_cast<int32_t>(first + j));
+  float floor = floors[0];
+  for (int lane = 1; lane < kLanes; ++lane) floor = floors[lane] > floor ? floors[lane] : floor;
+  return floor;
+}
+
+// Offers scores[0 .. width) of columns first, first + 1, ..., but those that cannot be among the best.
+void offer_all(Best& best, const float* scores, int64_t width, int64_t first, float floor) {
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    const Vec v = load(scores + j);
+    if (best.size == best.k && best.score[best.k - 1] > floor) floor = best.score[best.k - 1];
+#if defined(__AVX512F__)
+    unsigned chosen = _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(floor), _CMP_NLT_UQ);
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const int lane = __builtin_ctz(chosen);
+      best.offer(scores[j + lane], first + j + lane);
+    }
+#else
+    if (!any(!(v < floor))) continue;
+    for (int lane = 0; lane < kLanes; ++lane)
+      if (!(scores[j + lane] < floor)) best.offer(scores[j + lane], first + j + lane);
+#endif
+  }
+  for (; j < width; ++j) best.offer(scores[j], first + j);
 }
 
 }  // namespace
@@ -71,40 +119,31 @@ void topk_neighbours_cpu(const TopkArgs& args, int threads) {
     for (int64_t j = 0; j < count; ++j) unit_row(args.g + (b * nodes + j0 + j) * channels, channels, rows + j * channels);
     pack_columns(rows, channels, count, channels, packed + task * panel_size);
   };
-  parallel(args.batch * panels, threads, pack);
+  const int workers = worth(threads, args.batch * nodes * nodes * (channels + 16) / kLanes);
+  parallel(args.batch * panels, workers, pack);
 
   auto run = [&](int64_t task, int) {
     const int64_t b = task / blocks, i0 = task % blocks * kTileRows, count = least(kTileRows, nodes - i0);
-    float* rows = static_cast<float*>(scratch(1, kTileRows * channels * sizeof(float) + 64));
-    memset(rows, 0, kTileRows * channels * sizeof(float));
+    const int64_t pitch = least(panels * kTileColumns, kStripColumns);
+    float* rows = static_cast<float*>(scratch(1, kTileRows * (channels + pitch) * sizeof(float)));
+    float* strip = rows + kTileRows * channels;
+    if (count < kTileRows) memset(rows, 0, kTileRows * channels * sizeof(float));
     for (int64_t i = 0; i < count; ++i) unit_row(args.f + (b * nodes + i0 + i) * channels, channels, rows + i * channels);
     float* kept = static_cast<float*>(scratch(2, kTileRows * k * sizeof(float)));
-    for (int64_t i = 0; i < kTileRows * k; ++i) kept[i] = -__builtin_inff();
     int32_t* index = args.index + (b * nodes + i0) * k;
-    // A similarity of -inf would never enter a list of -inf: until K were offered, every column is taken in order.
-    int64_t offered = 0;
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      alignas(64) float strip[kTileRows * kTileColumns];
-      multiply_tile(rows, channels, packed + (b * panels + panel) * panel_size, channels, strip, kTileColumns);
-      const int64_t j0 = panel * kTileColumns, width = least(kTileColumns, nodes - j0);
+    for (int64_t first = 0; first < nodes; first += kStripColumns) {
+      const int64_t width = least(kStripColumns, nodes - first);
+      for (int64_t j = 0; j < width; j += kTileColumns)
+        multiply_tile(rows, channels, packed + b * panels * panel_size + (first + j) * channels, channels, strip + j, pitch);
       for (int64_t i = 0; i < count; ++i) {
-        float* scores = strip + i * kTileColumns;
-        if (args.position)
-          for (int64_t j = 0; j < width; ++j) scores[j] -= args.position[(i0 + i) * nodes + j0 + j];
-        const Best best{kept + i * k, index + i * k, k};
-        int64_t j = 0;
-        for (; j < width && offered + j < k; ++j) {
-          const Best filling{best.score, best.index, offered + j + 1};
-          filling.score[filling.k - 1] = -__builtin_inff();
-          filling.index[filling.k - 1] = static_cast<int32_t>(j0 + j);
-          filling.offer(scores[j], static_cast<int32_t>(j0 + j));
-        }
-        offer_all(best, scores + j, width - j, j0 + j);
+        const float* position = args.position ? args.position + (i0 + i) * nodes + first : nullptr;
+        const float floor = floor_of(strip + i * pitch, position, width, k);
+        Best best{kept + i * k, index + i * k, k, least(first, k)};
+        offer_all(best, strip + i * pitch, width, first, floor);
       }
-      offered += width;
     }
   };
-  parallel(args.batch * blocks, threads, run);
+  parallel(args.batch * blocks, workers, run);
 }
 
 }  // namespace EDGEAD_ISA

@@ -7,7 +7,7 @@ def heatmap(
     map: npt.NDArray[np.float32],
     row_band: npt.NDArray[np.int32],
     row_weights: npt.NDArray[np.float32],
-    column_reach: npt.NDArray[np.int32],
+    column_band: npt.NDArray[np.int32],
     column_spread: npt.NDArray[np.float32],
     threshold: float,
     out: npt.NDArray[np.float32],

@@ -171,7 +171,7 @@ def heatmap(
     peak = np.empty(batch, np.float32)
     mask = None if threshold is None else np.empty(smoothed.shape, np.uint8)
     module.heatmap(
-        anomaly_map, rows.band, rows.weights, columns.reach, columns.spread,
+        anomaly_map, rows.band, rows.weights, columns.band, columns.spread,
         0.0 if threshold is None else threshold, smoothed, peak, mask, threads,
     )  # fmt: skip
     return Heatmap(smoothed, peak, mask)

@@ -34,7 +34,7 @@ class HeatmapTable:
     band: npt.NDArray[np.int32]  # [n_out, 2], inputs [lo, hi) of an output
     weights: npt.NDArray[np.float32]  # [n_out, taps], taps = the widest band; zeros after hi - lo
     reach: npt.NDArray[np.int32]  # [n_in, 2], outputs [lo, hi) that an input touches
-    spread: npt.NDArray[np.float32]  # [n_in, n_out], A transposed and dense
+    spread: npt.NDArray[np.float32]  # [n_in, n_out rounded up to 16], A transposed and dense
 
 
 def _frozen(array: npt.NDArray[np.generic]) -> None:
@@ -115,9 +115,9 @@ def heatmap_table(n_in: int, n_out: int, sigma: float) -> HeatmapTable:
     columns = band[:, :1] + np.arange(taps)
     inside = columns < band[:, 1:]
     weights = np.take_along_axis(dense, np.minimum(columns, n_in - 1), axis=1) * inside
-    table = HeatmapTable(
-        band, weights.astype(np.float32), reach, np.ascontiguousarray(dense.T, dtype=np.float32)
-    )
+    spread = np.zeros((n_in, -(-n_out // 16) * 16), np.float32)
+    spread[:, :n_out] = dense.T
+    table = HeatmapTable(band, weights.astype(np.float32), reach, spread)
     for array in (table.band, table.weights, table.reach, table.spread):
         _frozen(array)
     return table
