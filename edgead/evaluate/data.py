@@ -36,6 +36,7 @@ __all__ = [
     "image_sizes",
     "load_images",
     "load_mask",
+    "nearest",
     "set_hash",
     "split",
 ]
@@ -177,7 +178,7 @@ def load_mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_]:
         )
     is_folder = sample.mask_path.is_dir()
     files = find_images(sample.mask_path) if is_folder else [sample.mask_path]
-    layers = [_nearest(read(path).pixels, size) for path in files]
+    layers = [nearest(read(path).pixels, size) for path in files]
     union: NDArray[np.bool_] = np.any(layers, axis=0)
     return union
 
@@ -349,7 +350,7 @@ def _mask_path(base: Path, defect: str, stem: str) -> Path | None:
     return None
 
 
-def _nearest(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
+def nearest(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Any channel above 0, picked at the centres of the wanted pixels."""
     flat = pixels.reshape(*pixels.shape[:2], -1)
     mask: NDArray[np.bool_] = np.any(flat > 0, axis=2)

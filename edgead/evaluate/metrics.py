@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgead.errors import CalibrationError
-from edgead.evaluate.curves import Curve, area, average_precision, curve
+from edgead.evaluate.curves import Curve, Ranking, rank
 from edgead.evaluate.regions import SPRO_LIMIT, Map, Mask, Region, pixel_metrics, spro_curve
 from edgead.evaluate.threshold import clopper_pearson
 
@@ -30,21 +30,24 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve | None:
     Args:
         scores: Larger is more anomalous. [N], finite.
         labels: True for a defect. [N]
+
+    Raises:
+        CalibrationError: SCORES_COUNT or SCORES_NOT_FINITE.
     """
-    values, is_defect = _checked(scores, labels)
-    return curve(values[is_defect], [values[~is_defect]])
+    ranking = _ranked(scores, labels)
+    return None if ranking is None else ranking.curve()
 
 
 def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float | None:
-    """Area under the ROC curve over image scores; equal scores count half."""
-    found = roc_curve(scores, labels)
-    return None if found is None else area(found)
+    """Area under the ROC curve over image scores, equal scores counting half; see `roc_curve`."""
+    ranking = _ranked(scores, labels)
+    return None if ranking is None else ranking.curve().area()
 
 
 def image_ap(scores: ArrayLike, labels: ArrayLike) -> float | None:
-    """Average precision over image scores."""
-    found = roc_curve(scores, labels)
-    return None if found is None else average_precision(found)
+    """Average precision over image scores; see `roc_curve`."""
+    ranking = _ranked(scores, labels)
+    return None if ranking is None else ranking.average_precision()
 
 
 def classification(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def evaluate_scores(
         "image_auroc": image_auroc(judged, is_defect),
         "image_ap": image_ap(judged, is_defect),
         **pixels,
-        "spro": None if saturated is None else area(saturated, limit=SPRO_LIMIT),
+        "spro": None if saturated is None else saturated.area(limit=SPRO_LIMIT),
         **classification(judged, is_defect, threshold),
         "threshold": float(threshold),
         "pixel_threshold": float(pixel_threshold),
@@ -170,6 +173,11 @@ def worst_and_mean(table: Mapping[str, Mapping[str, Any]]) -> tuple[float | None
     """Worst and mean image AUROC over the defect classes of `per_defect`."""
     found = [row["image_auroc"] for row in table.values() if row.get("image_auroc") is not None]
     return (min(found), sum(found) / len(found)) if found else (None, None)
+
+
+def _ranked(scores: ArrayLike, labels: ArrayLike) -> Ranking | None:
+    values, is_defect = _checked(scores, labels)
+    return rank(values[is_defect], [values[~is_defect]])
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

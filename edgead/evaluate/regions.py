@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead.errors import BackendError, CalibrationError
-from edgead.evaluate.curves import Curve, area, average_precision, curve
+from edgead.evaluate.curves import Curve, Ranking, rank
 
 __all__ = [
     "PRO_LIMIT",
@@ -51,57 +51,63 @@ def pixel_metrics(maps: Sequence[Map], masks: Sequence[Mask]) -> dict[str, float
         masks: Ground truth of each; good images have an empty one. [n] of (h, w) bool
 
     Memory: the maps given, the scores of the defect pixels, and one map more.
+
+    Raises:
+        CalibrationError: MAPS_COUNT, MAPS_NOT_FINITE or MASK_SIZE.
     """
-    _check(maps, [mask.shape for mask in masks])
-    plain = curve(_inside(maps, masks), _outside(maps, masks))
-    overlap = pro_curve(maps, masks)
+    _check(maps, masks)
+    ranking, weights = _ranked(maps, masks)
+    if ranking is None:
+        return {"pixel_auroc": None, "pixel_ap": None, "pro": None}
     return {
-        "pixel_auroc": None if plain is None else area(plain),
-        "pixel_ap": None if plain is None else average_precision(plain),
-        "pro": None if overlap is None else area(overlap, limit=PRO_LIMIT),
+        "pixel_auroc": ranking.curve().area(),
+        "pixel_ap": ranking.average_precision(),
+        "pro": ranking.curve(weights).area(limit=PRO_LIMIT),
     }
 
 
 def pro_curve(maps: Sequence[Map], masks: Sequence[Mask]) -> Curve | None:
-    """Mean overlap with the connected ground-truth regions against the false-positive rate.
+    """Mean overlap with the connected ground-truth regions over the false-positive rate.
+
+    Args and Raises: as `pixel_metrics`.
 
     Source: Bergmann et al., IJCV 129 (2021), section 5.2: regions are 8-connected and weigh alike,
     false positives are counted over all pixels outside them.
     """
-    _check(maps, [mask.shape for mask in masks])
-    scores, weights = [], []
-    for one, mask in zip(maps, masks, strict=True):
-        if mask.any():
-            labels = connected_regions(mask)[mask]  # [P] region of each defect pixel
-            scores.append(one[mask])
-            weights.append(1.0 / np.bincount(labels)[labels])
-    return curve(_joined(scores), _outside(maps, masks), weights=_joined(weights))
+    _check(maps, masks)
+    ranking, weights = _ranked(maps, masks)
+    return None if ranking is None else ranking.curve(weights)
 
 
 def spro_curve(maps: Sequence[Map], regions: Sequence[Sequence[Region]]) -> Curve | None:
-    """Mean saturated overlap with the regions of LOCO AD against the false-positive rate.
+    """Mean saturated overlap with the regions of LOCO AD over the false-positive rate.
 
     The overlap of a region is min(found pixels / saturation, 1): with its pixels in falling order
     of score the first ``saturation_px`` count one share each and the rest nothing.
 
+    Args:
+        maps: Anomaly maps. [n] of (h, w)
+        regions: Of each map; empty for good images. [n]
+
+    Raises:
+        CalibrationError: MAPS_COUNT, MAPS_NOT_FINITE or MASK_SIZE.
+
     Source: Bergmann et al., IJCV 130 (2022), section 4.
     """
-    shapes = [region.mask.shape for found in regions for region in found]
-    _check(maps, [], count=len(regions))
-    _check_shapes(
-        [one.shape for one, found in zip(maps, regions, strict=True) for _ in found], shapes
-    )
-    scores, weights, unions = [], [], []
+    unions = [
+        np.any([region.mask for region in found], axis=0) if found else np.zeros(one.shape, bool)
+        for one, found in zip(maps, regions, strict=False)
+    ]
+    _check(maps, unions)
+    scores, weights = [], []
     for one, found in zip(maps, regions, strict=True):
-        union = np.zeros(one.shape, dtype=bool)
         for region in found:
             inside = np.sort(one[region.mask])[::-1]
-            union |= region.mask
-            scores.append(inside)
             saturation = min(max(region.saturation_px, 1.0), max(inside.size, 1))
+            scores.append(inside)
             weights.append(np.clip(saturation - np.arange(inside.size), 0, 1) / saturation)
-        unions.append(union)
-    return curve(_joined(scores), _outside(maps, unions), weights=_joined(weights))
+    ranking = rank(_joined(scores), _outside(maps, unions))
+    return None if ranking is None else ranking.curve(_joined(weights))
 
 
 def connected_regions(mask: Mask) -> NDArray[np.int32]:
@@ -123,8 +129,17 @@ def connected_regions(mask: Mask) -> NDArray[np.int32]:
     return result
 
 
-def _inside(maps: Sequence[Map], masks: Sequence[Mask]) -> Map:
-    return _joined([one[mask] for one, mask in zip(maps, masks, strict=True)])
+def _ranked(
+    maps: Sequence[Map], masks: Sequence[Mask]
+) -> tuple[Ranking | None, NDArray[np.float64]]:
+    """All pixels, and the weight of each defect pixel: one over the area of its region."""
+    scores, weights = [], []
+    for one, mask in zip(maps, masks, strict=True):
+        if mask.any():
+            label = connected_regions(mask)[mask]
+            scores.append(one[mask])
+            weights.append(1.0 / np.bincount(label)[label])
+    return rank(_joined(scores), _outside(maps, masks)), _joined(weights)
 
 
 def _outside(maps: Sequence[Map], masks: Sequence[Mask]) -> Iterator[Map]:
@@ -135,29 +150,21 @@ def _joined(pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(pieces) if pieces else np.empty(0)
 
 
-def _check(
-    maps: Sequence[Map], shapes: Sequence[tuple[int, ...]], count: int | None = None
-) -> None:
-    wanted = len(shapes) if count is None else count
-    if len(maps) != wanted:
+def _check(maps: Sequence[Map], masks: Sequence[Mask]) -> None:
+    if len(maps) != len(masks):
         raise CalibrationError(
-            "MAPS_COUNT", f"{len(maps)} anomaly maps and {wanted} masks; expected one mask a map."
+            "MAPS_COUNT",
+            f"{len(maps)} anomaly maps and {len(masks)} masks; expected one mask a map.",
         )
-    for index, one in enumerate(maps):
+    for index, (one, mask) in enumerate(zip(maps, masks, strict=True)):
         if one.ndim != 2 or not np.isfinite(one).all():
             what = f"has shape {one.shape}" if one.ndim != 2 else "holds NaN or infinity"
             raise CalibrationError(
                 "MAPS_NOT_FINITE", f"anomaly map {index} {what}; expected finite values (h, w)."
             )
-    if count is None:
-        _check_shapes([one.shape for one in maps], shapes)
-
-
-def _check_shapes(maps: Sequence[tuple[int, ...]], masks: Sequence[tuple[int, ...]]) -> None:
-    for index, (one, mask) in enumerate(zip(maps, masks, strict=True)):
-        if one != mask:
+        if one.shape != mask.shape:
             raise CalibrationError(
                 "MASK_SIZE",
-                f"mask {index} is {mask}, its anomaly map {one}; expected the same size.",
+                f"mask {index} is {mask.shape}, its anomaly map {one.shape}; expected one size.",
                 "Load masks at the map's size: load_mask(sample, anomaly_map.shape).",
             )

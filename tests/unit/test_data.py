@@ -1,4 +1,4 @@
-"""Folders of good images and MVTec-layout roots: what is found, and what is refused in which words."""
+"""Folders of good images and MVTec-layout roots: what is found, what is refused, in which words."""
 
 from __future__ import annotations
 
