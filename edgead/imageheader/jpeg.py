@@ -13,25 +13,30 @@ __all__ = ["inspect_jpeg"]
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not stuffed, not a restart, not fill
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODABLE = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman coded
+_FILL = re.compile(rb"\xff+")
+_MAX_SEGMENTS = 4096  # a camera writes tens; more is a file made to burn time
+_MAX_SCANS = 32  # an encoder writes about 10; each costs a pass over the whole image
 
 
 def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
     """Every marker segment and every entropy-coded scan up to EOI."""
     data, position = file.data, 2
     frame: tuple[int, int, int] | None = None
-    orientation, has_scan = 1, False
+    orientation, scans, segments = 1, 0, 0
     file.single(page)
     while True:
-        if position + 2 > len(data):
+        fill = _FILL.match(data, position)
+        if position >= len(data) or (fill and fill.end() == len(data)):
             file.truncated("before its end marker (EOI)")
-        if data[position] != 0xFF:
+        if fill is None:
             file.corrupt(f"byte {position} is 0x{data[position]:02x}, not a JPEG marker")
+        position = fill.end() - 1
         marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
+        segments += 1
+        if segments > _MAX_SEGMENTS:
+            file.corrupt(f"it has more than {_MAX_SEGMENTS} segments")
         if marker == 0xD9:
-            if frame is None or not has_scan:
+            if frame is None or not scans:
                 file.corrupt("it ends without pixel data")
             height, width, channels = frame
             return ImageHeader("JPEG", height, width, channels, orientation=orientation)
@@ -56,7 +61,9 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
                 file.truncated("inside its entropy-coded data (no end marker)")
             if found.start() == end:
                 file.corrupt(f"the scan at byte {position} is empty")
-            has_scan, end = True, found.start()
+            scans, end = scans + 1, found.start()
+            if scans > _MAX_SCANS:
+                file.corrupt(f"it has more than {_MAX_SCANS} scans")
         position = end
 
 

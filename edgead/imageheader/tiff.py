@@ -14,6 +14,9 @@ __all__ = ["inspect_tiff"]
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _COMPRESSION = {1, 5, 8, 32773, 32946}  # none, LZW, Deflate, PackBits, old Deflate
 _MAX_PAGES = 4096
+#: Directory entries and strip positions of all pages together: 64 Mpx in strips of one row fit.
+_MAX_VALUES = 1 << 20
+_READ = {256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 324, 325, 339}  # tags looked at below
 _Tags = dict[int, tuple[int, list[int]]]  # tag -> (byte offset of its entry, values)
 
 
@@ -23,11 +26,13 @@ def inspect_tiff(file: EncodedFile, page: int | None) -> ImageHeader:
     (offset,) = struct.unpack_from(order + "I", file.data, 4)
     headers: list[ImageHeader] = []
     seen: set[int] = set()
+    left = _MAX_VALUES
     while offset:
         if offset in seen or len(headers) >= _MAX_PAGES:
             file.corrupt(f"its directories form a loop or number over {_MAX_PAGES}")
         seen.add(offset)
-        tags, following = _directory(file, order, offset)
+        tags, following = _directory(file, order, offset, left)
+        left -= sum(1 + len(values) for _, values in tags.values())
         wanted = len(headers) == (page or 0)
         headers.append(_page(file, tags, offset, wanted=wanted))
         offset = following
@@ -45,8 +50,8 @@ def inspect_tiff(file: EncodedFile, page: int | None) -> ImageHeader:
     return ImageHeader(**{**vars(chosen), "pages": len(headers)})
 
 
-def _directory(file: EncodedFile, order: str, offset: int) -> tuple[_Tags, int]:
-    """Integer tags of one directory, and the offset of the next one."""
+def _directory(file: EncodedFile, order: str, offset: int, left: int) -> tuple[_Tags, int]:
+    """Integer tags of one directory, at most ``left`` values, and the offset of the next one."""
     data = file.data
     if offset + 2 > len(data):
         file.truncated(f"before the directory at byte {offset}")
@@ -63,7 +68,10 @@ def _directory(file: EncodedFile, order: str, offset: int) -> tuple[_Tags, int]:
             (place,) = struct.unpack_from(order + "I", data, place)
         if place + size > len(data):
             file.truncated(f"before the value of tag {tag} at byte {place}")
-        if kind in (3, 4):
+        if kind in (3, 4) and tag in _READ:
+            left -= 1 + number
+            if left < 0 or tag in tags:
+                file.corrupt(f"its directories repeat tags or hold over {_MAX_VALUES} values")
             letter = "H" if kind == 3 else "I"
             values = list(struct.unpack_from(f"{order}{number}{letter}", data, place))
             tags[tag] = (entry, values)
