@@ -9,13 +9,29 @@ It runs any ``Callable[[Frame], Detection]``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from edgead.stream.checks import Checks
+from edgead.stream.journal import Journal
 from edgead.stream.pipeline import Judge, Limits, Stream
+from edgead.stream.replay import Rejects
 from edgead.stream.sources import Source, open_source
+from edgead.stream.swap import Swappable
 
-__all__ = ["Checks", "Judge", "Limits", "Source", "Stream", "open_source", "run"]
+__all__ = [
+    "Checks",
+    "Journal",
+    "Judge",
+    "Limits",
+    "Rejects",
+    "Source",
+    "Stream",
+    "Swappable",
+    "open_source",
+    "run",
+]
 
 
 def run(
@@ -25,19 +41,23 @@ def run(
     policy: str = "auto",
     deadline_ms: float | None = None,
     workers: int = 1,
+    journal: str | Path | Journal | None = None,
+    save_rejects: str | Path | Rejects | None = None,
     checks: Checks | None = None,
     limits: Limits | None = None,
 ) -> Stream:
     """Judge every frame of a source.
 
     Args:
-        judge: Called with each frame, from ``workers`` threads; an `EdgeadError` that it raises makes
-            the frame FAILED with that code, any other exception FAILED(BACKEND_ERROR).
+        judge: Called with each frame, from ``workers`` threads; an `EdgeadError` that it raises
+            makes the frame FAILED with that code, any other exception FAILED(BACKEND_ERROR).
         source: See `open_source`; a mapping of names to sources runs several on one judge.
-        policy: ``every``, ``latest``, ``drop_oldest(n)``, ``reject_when_full(n)``, or ``auto``: the one
-            that fits the source.
+        policy: ``every``, ``latest``, ``drop_oldest(n)``, ``reject_when_full(n)``, or ``auto``:
+            the one that fits the source.
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
         workers: Frames judged at the same time.
+        journal: File that gets one row for each frame; see `edgead.stream.journal.Journal`.
+        save_rejects: Folder that gets a replay file for each frame that was not accepted.
         checks: Input checks.
         limits: Bounds of the stream.
 
@@ -48,13 +68,23 @@ def run(
         SourceError: The source cannot be opened.
         ConfigError: An option is out of range.
     """
-    opened = open_source(source)
+    sources = {}
+    for name, spec in source.items() if isinstance(source, Mapping) else [("", source)]:
+        opened = open_source(spec)
+        opened.source_id = name or opened.source_id
+        sources[opened.source_id] = opened
+    if isinstance(journal, (str, Path)):
+        journal = Journal(journal)
+    if isinstance(save_rejects, (str, Path)):
+        save_rejects = Rejects(save_rejects)
     return Stream(
         judge,
-        {opened.source_id: opened},
+        sources,
         policy=policy,
         deadline_ms=deadline_ms,
         workers=workers,
         checks=checks,
         limits=limits,
+        journal=journal,
+        rejects=save_rejects,
     )

@@ -50,7 +50,8 @@ class Lane:
         service: Measured service times, shared by all lanes of an engine.
         workers: How many frames are judged at the same time.
         deadline: None when verdicts have no deadline.
-        keep_frames: Keep a settled ticket's frame, for saving rejects.
+        on_frame: Called with each outcome and its frame as soon as it is settled, to save rejects.
+        on_late: Called with a ticket and what its judge said after it was settled.
         is_simulated: For buffers that are no frame; frames say it themselves.
     """
 
@@ -65,7 +66,8 @@ class Lane:
         service: ServiceTime,
         workers: int = 1,
         deadline: Deadline | None = None,
-        keep_frames: bool = False,
+        on_frame: Callable[[Outcome, Frame | None], None] | None = None,
+        on_late: Callable[[Ticket, Detection], None] | None = None,
         is_simulated: bool = False,
     ) -> None:
         self.policy = policy
@@ -79,7 +81,8 @@ class Lane:
         self._service = service
         self._workers = workers
         self._deadline = deadline
-        self._keep_frames = keep_frames
+        self._on_frame = on_frame
+        self._on_late = on_late
         self._due: list[tuple[int, int, Ticket]] = []
         self._done: dict[int, tuple[Outcome, Ticket]] = {}
         self._next_out = 0
@@ -146,7 +149,11 @@ class Lane:
         """Enter a judge's detection; one that comes after the deadline is counted late, not accepted."""
         self._stop_running(ticket)
         self.expire()
-        self.ledger.settle(ticket, Status.RESULT, detection=detection, generation=generation)
+        in_time = self.ledger.settle(
+            ticket, Status.RESULT, detection=detection, generation=generation
+        )
+        if not in_time and self._on_late is not None:
+            self._on_late(ticket, detection)
 
     def finish_failed(self, ticket: Ticket, code: str, message: str) -> None:
         """Enter a judge's failure."""
@@ -154,6 +161,11 @@ class Lane:
         self.expire()
         if not ticket.is_settled:
             self.fail(ticket, code, message)
+
+    def finish_late(self, ticket: Ticket) -> None:
+        """Enter that a judge came back after its frame was settled; what it says is not looked at."""
+        self._stop_running(ticket)
+        self.ledger.late += 1
 
     def give_up(self, ticket: Ticket, message: str) -> None:
         """Stop waiting for a judge that does not come back; its worker is no longer counted."""
@@ -240,8 +252,9 @@ class Lane:
         self.ledger.lost_upstream = lost
 
     def _on_settled(self, outcome: Outcome, ticket: Ticket) -> None:
-        if not self._keep_frames:
-            ticket.frame = None
+        if self._on_frame is not None:
+            self._on_frame(outcome, ticket.frame)
+        ticket.frame = None
         self._done[ticket.seq] = (outcome, ticket)
         while (ready := self._done.pop(self._next_out, None)) is not None:
             self._next_out += 1

@@ -1,7 +1,8 @@
-"""The pipeline: a capture thread a source, workers that judge, one timer; the reader gets every outcome.
+"""The pipeline: a capture thread a source, workers that judge, a timer; every outcome is read.
 
-Decoding, judging and the reader's own work overlap, because native code releases the GIL. Each source has
-its own queue and books, and the workers take turns, so a slow or dead camera never slows another.
+Decoding, judging and the reader's own work overlap, because native code releases the GIL. Each
+source has its own queue and books, and the workers take turns, so that a slow or dead camera never
+slows another.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TypeAlias
 
-from edgead.errors import EdgeadError, SourceError, StateError
-from edgead.stream.checks import Checks, DetectionCheck, FrameCheck
+from edgead.errors import ConfigError, SourceError, StateError
+from edgead.stream.checks import Checks, FrameCheck
+from edgead.stream.crew import Crew, Judge
+from edgead.stream.journal import Journal
 from edgead.stream.lane import Deadline, Lane
 from edgead.stream.ledger import Ticket
 from edgead.stream.policies import parse_policy
-from edgead.stream.reasons import FailCode
+from edgead.stream.replay import Rejects
 from edgead.stream.service import ServiceTime
 from edgead.stream.sources.base import EndOfSource, Source
+from edgead.stream.watchdog import Health, State
 from edgead.types import Detection, Frame, LedgerCounts, Outcome
 
 __all__ = ["Judge", "Limits", "Stream"]
-
-Judge: TypeAlias = Callable[[Frame], Detection]
 
 _log = logging.getLogger("edgead.stream")
 
@@ -38,14 +39,14 @@ class Limits:
 
     Attributes:
         guard_ms: How long before its deadline a running frame is given up.
-        hang_s: A judge that does not return for so long is abandoned.
+        hang_s: A judge that does not return for so long is given up.
         drain_s: How long `Stream.close` waits for frames that are being judged.
         unread: Outcomes that may wait for the reader before sources are read no further.
     """
 
     guard_ms: float = 1.0
     hang_s: float = 10.0
-    drain_s: float = 2.0
+    drain_s: float = 1.0
     unread: int = 4096
 
 
@@ -55,14 +56,15 @@ class Stream:
     Leaving a ``for`` loop over a stream, by its end, ``break`` or an exception, closes the stream.
 
     Args:
-        judge: Called with each frame, from ``workers`` threads.
+        judge: Called with each frame, from ``workers`` threads; closed by its owner.
         sources: Source name -> source. The stream closes them.
         policy: See `edgead.stream.policies.parse_policy`.
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
         workers: Frames judged at the same time.
         checks: Input checks.
         limits: Bounds.
-        clock: Monotonic time, ns.
+        journal: Gets every outcome; closed with the stream.
+        rejects: Saves every frame that was not accepted; closed with the stream.
     """
 
     def __init__(
@@ -75,47 +77,39 @@ class Stream:
         workers: int = 1,
         checks: Checks | None = None,
         limits: Limits | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
+        journal: Journal | None = None,
+        rejects: Rejects | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.errors: dict[str, SourceError] = {}
-        self._judge = judge
-        self._clock = clock
-        self._check = DetectionCheck()
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
+        self.journal = journal
+        self.rejects = rejects
+        self._clock = time.monotonic_ns
+        self._changed = threading.Condition(threading.RLock())
         self._out: deque[tuple[Outcome, Ticket]] = deque()
-        self._service = ServiceTime()
         self._sources = dict(sources)
-        deadline = None
-        if deadline_ms is not None:
-            deadline = Deadline(int(deadline_ms * 1e6), int(self.limits.guard_ms * 1e6))
-        self.lanes = {
-            name: Lane(
-                name,
-                parse_policy(policy, kind=source.kind),
-                clock=clock,
-                lock=lock,
-                emit=self._emit,
-                service=self._service,
-                workers=workers,
-                deadline=deadline,
-                is_simulated=source.is_simulated,
-            )
-            for name, source in self._sources.items()
-        }
-        self._turn = deque(self.lanes.values())
+        self.lanes = self._make_lanes(policy, _deadline(deadline_ms, self.limits), workers)
+        self._crew = Crew(
+            judge,
+            self.lanes.values(),
+            size=workers,
+            changed=self._changed,
+            clock=self._clock,
+            hang_s=self.limits.hang_s,
+        )
         self._open = set(self.lanes)
         self._is_stopping = False
         self._is_closed = False
-        self._running: dict[threading.Thread, tuple[Lane, Ticket]] = {}
         self._threads: list[threading.Thread] = []
         _log.info("policy %s", self.policy)
+        if journal is not None:
+            kinds = {source.kind for source in self._sources.values()}
+            kind = "triggered" if "triggered" in kinds else "live"
+            journal.begin(kind=kind, policy=self.policy)
+        self._crew.start()
         for name, source in self._sources.items():
             check = FrameCheck(checks or Checks(), is_live=source.kind != "file")
             self._start(self._capture, f"capture {name}", self.lanes[name], source, check)
-        for number in range(workers):
-            self._start(self._work, f"judge {number}")
         self._start(self._keep_time, "timer")
 
     @property
@@ -127,7 +121,11 @@ class Stream:
 
     @property
     def counts(self) -> LedgerCounts:
-        """The books of all sources together, checked."""
+        """The books of all sources together, checked.
+
+        Raises:
+            StateError: LEDGER when they do not balance.
+        """
         with self._changed:
             each = [lane.ledger.snapshot() for lane in self.lanes.values()]
         numbered = [c.lost_upstream for c in each if c.lost_upstream is not None]
@@ -140,6 +138,35 @@ class Stream:
             sum(numbered) if numbered else None,
             sum(c.late for c in each),
         )
+
+    @property
+    def health(self) -> Health:
+        """State of the whole stream with its reasons; the worst source counts."""
+        with self._changed:
+            found = [getattr(s, "state", State.RUNNING) for s in self._sources.values()]
+            reasons = [f"SOURCE_LOST {name}" for name in self.errors]
+            if self._crew.fatal is not None:
+                return Health(State.FAILED, (self._crew.fatal.code,))
+            if self._crew.restarts.total:
+                reasons.append("JUDGE_RESTARTED")
+            if self._crew.throttle.is_throttled:
+                reasons.append("THROTTLED")
+            if self.journal is not None and self.journal.is_degraded:
+                reasons.append("JOURNAL_DEGRADED")
+            if self.rejects is not None and self.rejects.saves_failed:
+                reasons.append("REJECTS_NOT_SAVED")
+            if len(self._out) >= self.limits.unread:
+                reasons.append("READER_SLOW")
+            is_new = not any(lane.ledger.received for lane in self.lanes.values())
+            if self._is_closed or self._is_finished():
+                state = State.FAILED if self.errors else State.ENDED
+            elif State.STALLED in found:
+                state = State.STALLED
+            elif reasons:
+                state = State.DEGRADED
+            else:
+                state = State.INITIALISING if is_new else State.RUNNING
+        return Health(state, tuple(reasons))
 
     def __iter__(self) -> Iterator[Outcome]:
         try:
@@ -157,7 +184,8 @@ class Stream:
 
         Raises:
             StopIteration: Every frame of every source was accounted for, or the stream was closed.
-            SourceError: The only source was lost; everything before was handed out.
+            SourceError: The only source was lost; everything before it was handed out.
+            BackendError: The judge hung too often; everything before it was handed out.
         """
         with self._changed:
             while not self._out:
@@ -166,9 +194,15 @@ class Stream:
                     raise StopIteration
                 self._changed.wait(0.5)
             outcome, ticket = self._out.popleft()
-            outcome = self._hand_over(outcome, ticket)
+            outcome = self._in_time(outcome, ticket)
             self._changed.notify_all()
+        if self.journal is None:
             return outcome
+        self.journal.write(outcome)  # with synchronous=FULL this waits for the disk
+        final = self._in_time(outcome, ticket)
+        if final is not outcome:
+            self.journal.write(final, amends=True)
+        return final
 
     def __enter__(self) -> Stream:
         return self
@@ -182,27 +216,63 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Stop reading, wait ``drain_s`` for frames being judged, drop the rest; safe to call twice."""
+        """Stop reading, wait ``drain_s`` for frames being judged, drop the rest; safe twice."""
         with self._changed:
             if self._is_closed:
                 return
             self._is_stopping = True
+            self._crew.stop()
             for lane in self.lanes.values():
                 lane.shut_down()
             self._changed.notify_all()
-            until = time.monotonic() + self.limits.drain_s
-            while self._running and time.monotonic() < until:
-                self._changed.wait(0.05)
-            for lane, ticket in self._running.values():
-                lane.abandon(ticket)
-            self._is_closed = True
-            self._changed.notify_all()
         for source in self._sources.values():
             source.close()
-        for thread in self._threads:
+        with self._changed:
+            until = time.monotonic() + self.limits.drain_s
+            while self._crew.is_busy and time.monotonic() < until:
+                self._changed.wait(0.05)
+            self._crew.abandon()
+            self._is_closed = True
+            unread = [outcome for outcome, _ in self._out]
+            self._out.clear()
+            self._changed.notify_all()
+        self._close_records(unread)
+        until = time.monotonic() + 0.5
+        for thread in [*self._threads, *self._crew.threads]:
             if thread is not threading.current_thread():
-                thread.join(0.5)
-        _ = self.counts  # the closing check of the books
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _close_records(self, unread: list[Outcome]) -> None:
+        counts = self.counts  # the closing check of the books
+        if counts.in_flight:
+            raise StateError("LEDGER", f"{counts.in_flight} frames are in flight after closing.")
+        if self.rejects is not None:
+            self.rejects.close()
+        if self.journal is not None:
+            for outcome in unread:
+                self.journal.write(outcome, handed_over=False)
+            self.journal.close(asdict(counts))
+
+    def _make_lanes(self, policy: str, deadline: Deadline | None, workers: int) -> dict[str, Lane]:
+        if workers < 1:
+            raise ConfigError("WORKERS", f"workers is {workers}; want 1 or more.")
+        service = ServiceTime()
+        return {
+            name: Lane(
+                name,
+                parse_policy(policy, kind=source.kind),
+                clock=self._clock,
+                lock=self._changed,
+                emit=self._emit,
+                service=service,
+                workers=workers,
+                deadline=deadline,
+                on_frame=None if self.rejects is None else self.rejects.offer,
+                on_late=self._note_late,
+                is_simulated=source.is_simulated,
+            )
+            for name, source in self._sources.items()
+        }
 
     def _start(self, target: Callable[..., None], name: str, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name=f"edgead {name}", daemon=True)
@@ -213,22 +283,29 @@ class Stream:
         self._out.append((outcome, ticket))
         self._changed.notify_all()
 
-    def _hand_over(self, outcome: Outcome, ticket: Ticket) -> Outcome:
+    def _note_late(self, ticket: Ticket, detection: Detection) -> None:
+        if self.journal is not None:
+            self.journal.write_late(ticket.ledger.source_id, ticket.seq, detection)
+
+    def _in_time(self, outcome: Outcome, ticket: Ticket) -> Outcome:
         """A verdict that is not taken by its deadline is UNKNOWN."""
         due = ticket.deadline_ns
         if due is None or not outcome.accept or self._clock() <= due:
             return outcome
-        ledger = self.lanes[outcome.source_id].ledger
-        return ledger.revoke(ticket, outcome, "It was judged in time and taken after its deadline.")
+        text = "It was judged in time, and taken or journaled after its deadline."
+        return ticket.ledger.revoke(ticket, outcome, text)
 
     def _is_finished(self) -> bool:
         return not self._open and not any(lane.ledger.in_flight for lane in self.lanes.values())
 
     def _raise_lost(self) -> None:
+        if self._crew.fatal is not None:
+            raise self._crew.fatal
         if len(self.lanes) == 1 and self.errors and not self._is_stopping:
             raise next(iter(self.errors.values()))
 
     def _capture(self, lane: Lane, source: Source, check: FrameCheck) -> None:
+        name = lane.ledger.source_id
         try:
             while self._wait_for_room(lane):
                 item = source.read(0.1)
@@ -241,17 +318,18 @@ class Stream:
                     lane.receive(item, error)
                     self._changed.notify_all()
         except EndOfSource:
-            pass
+            _log.info("source %s ended", name)
         except SourceError as error:
-            self.errors[lane.ledger.source_id] = error
+            self.errors[name] = error
         except Exception as error:
-            lost = SourceError("SOURCE_FAILED", f"{type(error).__name__}: {error}")
+            text = f"source {name} raised {type(error).__name__}: {error}"
+            lost = SourceError("SOURCE_FAILED", text)
             lost.__cause__ = error
-            self.errors[lane.ledger.source_id] = lost
+            self.errors[name] = lost
         finally:
             source.close()
             with self._changed:
-                self._open.discard(lane.ledger.source_id)
+                self._open.discard(name)
                 self._changed.notify_all()
 
     def _wait_for_room(self, lane: Lane) -> bool:
@@ -262,55 +340,35 @@ class Stream:
                 self._changed.wait(0.5)
             return False
 
-    def _work(self) -> None:
-        me = threading.current_thread()
-        while (work := self._next_work(me)) is not None:
-            lane, ticket = work
-            frame = ticket.frame
-            assert frame is not None
-            failure: EdgeadError | None
-            try:
-                detection = self._judge(frame)
-                failure = self._check(detection)
-            except EdgeadError as error:
-                failure = error
-            except BaseException as error:
-                failure = StateError(
-                    FailCode.BACKEND_ERROR.value,
-                    f"the judge raised {type(error).__name__}: {error}",
-                )
-            with self._changed:
-                self._running.pop(me, None)
-                if failure is None:
-                    lane.finish(ticket, detection)
-                else:
-                    lane.finish_failed(ticket, failure.code, str(failure))
-                self._changed.notify_all()
-            del work, frame, ticket
-
-    def _next_work(self, me: threading.Thread) -> tuple[Lane, Ticket] | None:
-        """Wait for a frame, taking the sources in turn."""
-        with self._changed:
-            while True:
-                if self._is_stopping or self._is_finished():
-                    return None
-                for _ in range(len(self._turn)):
-                    lane = self._turn[0]
-                    self._turn.rotate(-1)
-                    ticket = lane.take()
-                    if ticket is not None:
-                        self._running[me] = (lane, ticket)
-                        self._changed.notify_all()
-                        return lane, ticket
-                self._changed.wait(0.5)
-
     def _keep_time(self) -> None:
-        """Settle frames at their deadline, also while every judge hangs."""
+        """Settle frames at their deadline, also while every judge hangs; replace hung workers."""
         with self._changed:
             while not (self._is_closed or self._is_finished()):
                 due = [t for lane in self.lanes.values() if (t := lane.next_due_ns) is not None]
-                wait_s = 0.5 if not due else min(0.5, max(0.0, (min(due) - self._clock()) / 1e9))
-                if wait_s:
+                wait_s = min(0.2, (min(due) - self._clock()) / 1e9) if due else 0.2
+                if wait_s > 0:
                     self._changed.wait(wait_s)
                 for lane in self.lanes.values():
                     lane.expire()
+                self._crew.give_up_hung()
+                if self._crew.fatal is not None and not self._is_stopping:
+                    self._stop_for_good()
+
+    def _stop_for_good(self) -> None:
+        """Nothing can be judged any more: drop what waits and let the reader come to the end."""
+        self._is_stopping = True
+        self._crew.stop()
+        self._crew.abandon()
+        for lane in self.lanes.values():
+            lane.shut_down()
+
+
+def _deadline(deadline_ms: float | None, limits: Limits) -> Deadline | None:
+    if deadline_ms is None:
+        return None
+    if not deadline_ms > limits.guard_ms:
+        raise ConfigError(
+            "DEADLINE",
+            f"deadline_ms is {deadline_ms}; want more than the guard of {limits.guard_ms} ms.",
+        )
+    return Deadline(int(deadline_ms * 1e6), int(limits.guard_ms * 1e6))

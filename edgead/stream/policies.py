@@ -61,6 +61,7 @@ def parse_policy(text: str, *, kind: str = "file") -> Policy:
     bound = _NAMES[name] if found["bound"] is None else int(found["bound"])
     if bound < 1 or (name == "latest" and bound != 1):
         raise ConfigError(
-            "POLICY", f"policy {text!r} has a bound of {bound}; latest keeps 1, the others 1 or more."
+            "POLICY",
+            f"policy {text!r} has a bound of {bound}; latest keeps 1, the others 1 or more.",
         )
     return Policy(name, bound)
