@@ -113,10 +113,12 @@ class Loop:
         self._last_checkpoint = -math.inf
         self._objects: dict[str, Stateful] = {}
         self._stages = 0
-        self._is_in_stage = False
+        self._is_in_stage = self._is_ended = False
         self._last_report = -math.inf
         self._stage = ""
         self._stage_end = math.inf
+        self._stage_begin = self._epochs_behind = 0.0
+        self._planned = 1
         self._sums: dict[str, list[float]] = {}
         self._step = 0
         self._used_share = 0.0
@@ -125,6 +127,15 @@ class Loop:
     def is_over(self) -> bool:
         """True when the stage's share of the minutes is used up."""
         return self._clock() >= self._stage_end
+
+    @property
+    def share_done(self) -> float:
+        """Share of the stage that is behind, 0..1, by its epochs or its minutes: for schedules."""
+        by_epochs = self._epochs_behind / self._planned
+        if math.isinf(self._stage_end):
+            return by_epochs
+        span = max(self._stage_end - self._stage_begin, 1e-9)
+        return min(1.0, max(by_epochs, (self._clock() - self._stage_begin) / span))
 
     def stage(self, name: str, *, epochs: int, share: float = 1.0) -> Iterator[int]:
         """Yield epoch numbers of one training stage.
@@ -142,25 +153,35 @@ class Loop:
         first, is_finished = self._restore(index)
         if is_finished:
             return
-        self._is_in_stage = True
+        self._is_in_stage, self._is_ended = True, False
         begun = self._clock()
         if self.budget.minutes is not None:
-            self._stage_end = self._started + 60 * self.budget.minutes * min(1.0, self._used_share)
+            seconds = 60 * self.budget.minutes
+            self._stage_begin = self._started + seconds * (self._used_share - share)
+            self._stage_end = self._started + seconds * min(1.0, self._used_share)
+        self._planned = planned
         done = first
         try:
             for epoch in range(first, planned):
                 if self.is_over and epoch > 0:
                     break
+                self._epochs_behind = float(epoch)
                 yield epoch
                 done = epoch + 1
                 self.epochs_run += 1
                 self._close_epoch()
                 self._save(index, done, is_finished=False)
                 self._progress(begun, (done - first) / (planned - first))
+                if self._is_ended:
+                    break
             self._save(index, done, is_finished=True)
         finally:
             self._stage_end = math.inf
             self._is_in_stage = False
+
+    def end_stage(self) -> None:
+        """Let the stage end after this epoch: more of it would not help."""
+        self._is_ended = True
 
     def register(self, **objects: Stateful) -> None:
         """Name what the stages to come change: modules, optimisers, schedulers, `Values`.
@@ -241,6 +262,7 @@ class Loop:
             if step > 0 and self.is_over:
                 return
             self._step += 1
+            self._epochs_behind = math.floor(self._epochs_behind) + step / count
             yield step
 
     def record(self, **losses: torch.Tensor | float) -> None:
