@@ -133,6 +133,8 @@ def _load(net: nn.Module, name: str, weights: str | Path | None) -> str:
     else:
         state, source = _read_state(Path(weights)), Path(weights).name
     wanted = net.state_dict()
+    # timm flattens the outer level of some networks: features.conv0 is its features_conv0.
+    state = {k if k in wanted else k.replace(".", "_", 1): v for k, v in state.items()}
     fitting = {k: v for k, v in state.items() if k in wanted and v.shape == wanted[k].shape}
     missing = [k for k in wanted if k not in fitting and not k.endswith("num_batches_tracked")]
     if missing:

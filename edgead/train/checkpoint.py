@@ -52,8 +52,11 @@ class Values:
         self.__dict__.update(values)
 
     def __getattr__(self, name: str) -> Any:
-        # Only called for names that were never set; it tells type checkers that values are attributes.
+        # Only called for names that were never set; both tell type checkers that values are attributes.
         raise AttributeError(f"no value named {name!r}; there are {sorted(self.__dict__)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
 
     def state_dict(self) -> dict[str, Tree]:
         """The values by name."""
