@@ -24,6 +24,7 @@ from edgead.errors import BundleError
 from edgead.manifest import Manifest, Member
 from edgead.manifest_reader import parse_manifest
 from edgead.onnx_walk import check_model
+from edgead.sign import check_signature, trusted_key
 
 __all__ = ["MODEL", "Bundle", "bundle_from_bytes", "read_bundle", "write_bundle"]
 
@@ -130,8 +131,9 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises:
         BundleError: BUNDLE_MISSING, BUNDLE_IS_FOLDER, BUNDLE_UNREADABLE, BUNDLE_TOO_LARGE,
-            BUNDLE_EMPTY, BUNDLE_FORMAT, BUNDLE_DAMAGED, or as `parse_manifest` and
-            `edgead.onnx_walk.check_model`.
+            BUNDLE_EMPTY, BUNDLE_FORMAT, BUNDLE_DAMAGED, or as `parse_manifest`,
+            `edgead.onnx_walk.check_model` and, where a key is configured,
+            `edgead.sign.check_signature`.
     """
     path = Path(path)
     try:
@@ -151,7 +153,11 @@ def read_bundle(path: str | Path) -> Bundle:
             ) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise BundleError("BUNDLE_UNREADABLE", f"cannot read {str(path)!r}: {reason}.") from error
-    return bundle_from_bytes(data, name=str(path))
+    bundle = bundle_from_bytes(data, name=str(path))
+    key = trusted_key()
+    if key is not None:
+        check_signature(path, bundle.hash, key)
+    return bundle
 
 
 def bundle_from_bytes(data: bytes, *, name: str = "bundle") -> Bundle:
