@@ -47,7 +47,9 @@ def make_method(
         ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, and those of the backbone.
     """
     if name not in METHODS:
-        raise ConfigError("METHOD_UNKNOWN", f"method is {name!r}; want one of {', '.join(METHODS)}.")
+        raise ConfigError(
+            "METHOD_UNKNOWN", f"method is {name!r}; want one of {', '.join(METHODS)}."
+        )
     if recipe not in ("edge", "paper"):
         raise ConfigError("RECIPE_UNKNOWN", f"recipe is {recipe!r}; want edge or paper.")
     if image_size is not None and not (64 <= image_size <= 2048 and image_size % 32 == 0):
