@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from edgead.backends.base import Backend
 from edgead.errors import BackendError, BundleError, ConfigError
+
+if TYPE_CHECKING:
+    # Not at run time: the engine build's child process passes here and must not load NumPy.
+    from edgead.backends.base import Backend
 
 __all__ = ["BACKENDS", "PRECISIONS", "member_for", "open_backend"]
 

@@ -61,39 +61,23 @@ def run_child(
     """
     (work / "job.json").write_text(json.dumps(job))
     package_root = str(Path(__file__).resolve().parents[3])
+    arguments = [package_root, str(work / "job.json"), str(os.getpid())]
     kills_before = _oom_kills()
     with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _BOOTSTRAP,
-                package_root,
-                str(work / "job.json"),
-                str(os.getpid()),
-            ],
+        with subprocess.Popen(
+            [sys.executable, "-c", _BOOTSTRAP, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=work,
             text=True,
-        )
-        notes: list[str] = []
-        last: dict[str, Any] = {}
-        try:
-            with _watched(child.pid) as seen:
-                for event in _events(child.stdout or ()):
-                    if "note" in event:
-                        notes.append(str(event["note"]))
-                    if "result" in event or "error" in event:
-                        last = event
-                    else:
-                        tell(event)
-                status = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+        ) as child:
+            try:
+                with _watched(child.pid) as seen:
+                    notes, last = _listen(_events(child.stdout or ()), tell)
+                    status = child.wait()
+            finally:
+                child.kill()  # does nothing to a process that has been waited for
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip()[-400:]
     if "result" in last and status == 0:
@@ -103,6 +87,20 @@ def run_child(
         told = last["error"]
         raise BackendError(told["code"], told["message"], told["hint"])
     raise _death(status, said, expected, seen, counted=_oom_kills() - kills_before)
+
+
+def _listen(events: Iterable[dict[str, Any]], tell: Events) -> tuple[list[str], dict[str, Any]]:
+    """Hand events on until the child closes its end; returns its notes and its last word."""
+    notes: list[str] = []
+    last: dict[str, Any] = {}
+    for event in events:
+        if "result" in event or "error" in event:
+            last = event
+            continue
+        if "note" in event:
+            notes.append(str(event["note"]))
+        tell(event)
+    return notes, last
 
 
 def _death(

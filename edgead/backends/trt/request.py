@@ -42,8 +42,9 @@ class _Slot:
         self.is_free = bool(spec.shape) and spec.shape[0] == -1
         nbytes = int(np.prod(self.shape(batch), dtype=np.int64)) * self.dtype.itemsize
         self.host = HostBuffer(driver, max(nbytes, 1), mapped=mapped)
-        self._device: Any = None if mapped else driver.mem_alloc(max(nbytes, 1))
-        self.pointer = self.host.pointer if mapped else int(self._device)
+        allocated = None if mapped else driver.mem_alloc(max(nbytes, 1))
+        self._device = allocated
+        self.pointer = self.host.pointer if allocated is None else int(allocated)
         self.is_mapped = mapped
 
     def shape(self, batch: int) -> tuple[int, ...]:

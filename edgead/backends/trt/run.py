@@ -194,7 +194,11 @@ class TrtBackend:
         )
         with self._lock:
             self._requests.append(request)
-        request.warm_up()
+        try:
+            request.warm_up()
+        except BaseException:
+            self._discard(request)
+            raise
         return request
 
     def close(self) -> None:
@@ -229,6 +233,12 @@ class TrtBackend:
         """What the library logged last."""
         return self._log.reason()
 
+    def _discard(self, request: TrtRequest) -> None:
+        with self._lock:
+            self._requests.remove(request)
+        with self.context.active():
+            request.close()
+
     def _refused(self, code: str, what: str) -> BackendError:
         reason = self._log.reason()
         if says_out_of_memory(reason):
@@ -247,7 +257,12 @@ class TrtBackend:
 def _runtime(trt: ModuleType) -> tuple[Any, Log]:
     """The process's one run-time of a library: it wants a single logger for all its objects."""
     log = Log()
-    return trt.Runtime(make_logger(trt, log)), log
+    try:
+        return trt.Runtime(make_logger(trt, log)), log
+    except TypeError as error:  # pybind11's word for a factory that returned nothing
+        raise BackendError(
+            "PROVIDER_BROKEN", f"{trt.__name__} made no run-time: {log.reason()}."
+        ) from error
 
 
 def _spec(trt: Any, engine: Any, index: int) -> tuple[bool, TensorSpec]:
@@ -256,5 +271,7 @@ def _spec(trt: Any, engine: Any, index: int) -> tuple[bool, TensorSpec]:
     if dtype not in _DTYPES:
         raise BackendError("ENGINE_REFUSED", f"engine tensor {name} has type {dtype}.")
     shape = tuple(int(n) for n in engine.get_tensor_shape(name))
+    if any(n < 0 for n in shape[1:]):
+        raise BackendError("ENGINE_REFUSED", f"engine tensor {name} has the free shape {shape}.")
     is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
     return is_input, TensorSpec(name, shape, _DTYPES[dtype])
