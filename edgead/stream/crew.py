@@ -20,11 +20,15 @@ from edgead.stream.swap import Swappable
 from edgead.stream.watchdog import Restarts, Throttle
 from edgead.types import Detection, Frame
 
-__all__ = ["Crew", "Judge"]
+__all__ = ["Crew", "Judge", "JudgeLost"]
 
 Judge: TypeAlias = Callable[[Frame], Detection]
 
 _RESTARTS, _WINDOW_S = 5, 60.0
+
+
+class JudgeLost(BackendError):
+    """Raised by a judge that will never answer again: the stream ends."""
 
 
 class Crew:
@@ -125,6 +129,8 @@ class Crew:
                     # Given up meanwhile: whatever it says is late, and this thread was replaced.
                     lane.ledger.late += 1
                     return
+                if isinstance(judged, JudgeLost):
+                    self.fatal = judged
                 if isinstance(judged, EdgeadError):
                     lane.finish_failed(ticket, judged.code, str(judged))
                 else:

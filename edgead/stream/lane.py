@@ -46,12 +46,13 @@ class Lane:
         policy: What happens when frames come faster than they are judged.
         clock: Monotonic time, ns.
         lock: The stream's lock, re-entrant.
-        emit: Called with each outcome and its ticket, in the order of ``seq``.
+        emit: Called with each outcome and its ticket.
         service: Measured service times, shared by all lanes of an engine.
         workers: How many frames are judged at the same time.
         deadline: None when verdicts have no deadline.
         on_frame: Called with each outcome and its frame as soon as it is settled, to save rejects.
         on_late: Called with a ticket and what its judge said after it was settled.
+        is_ordered: Emit in the order of ``seq``; else as soon as settled.
         is_simulated: For buffers that are no frame; frames say it themselves.
     """
 
@@ -68,6 +69,7 @@ class Lane:
         deadline: Deadline | None = None,
         on_frame: Callable[[Outcome, Frame | None], None] | None = None,
         on_late: Callable[[Ticket, Detection], None] | None = None,
+        is_ordered: bool = True,
         is_simulated: bool = False,
     ) -> None:
         self.policy = policy
@@ -83,6 +85,7 @@ class Lane:
         self._deadline = deadline
         self._on_frame = on_frame
         self._on_late = on_late
+        self._is_ordered = is_ordered
         self._due: list[tuple[int, int, Ticket]] = []
         self._done: dict[int, tuple[Outcome, Ticket]] = {}
         self._next_out = 0
@@ -132,6 +135,14 @@ class Lane:
                 self._drop(self.queue.popleft(), DropReason.QUEUE_FULL, full)
         self.queue.append(ticket)
         self.most_queued = max(self.most_queued, len(self.queue))
+        return ticket
+
+    def refuse(self, frame: Frame, reason: DropReason, message: str) -> Ticket:
+        """Enter a sound frame that is not to be judged."""
+        ticket = self.ledger.issue(
+            frame, t_mono_ns=frame.t_mono_ns, is_simulated=frame.is_simulated
+        )
+        self._drop(ticket, reason, message)
         return ticket
 
     def take(self) -> Ticket | None:
@@ -255,6 +266,9 @@ class Lane:
         if self._on_frame is not None:
             self._on_frame(outcome, ticket.frame)
         ticket.frame = None
+        if not self._is_ordered:
+            self._emit(outcome, ticket)
+            return
         self._done[ticket.seq] = (outcome, ticket)
         while (ready := self._done.pop(self._next_out, None)) is not None:
             self._next_out += 1

@@ -67,6 +67,8 @@ class Stream:
         rejects: Saves every frame that was not accepted; closed with the stream.
     """
 
+    _is_ordered = True
+
     def __init__(
         self,
         judge: Judge,
@@ -85,6 +87,7 @@ class Stream:
         self.journal = journal
         self.rejects = rejects
         self._clock = time.monotonic_ns
+        self._guard_ns = int(self.limits.guard_ms * 1e6)
         self._changed = threading.Condition(threading.RLock())
         self._out: deque[tuple[Outcome, Ticket]] = deque()
         self._sources = dict(sources)
@@ -196,6 +199,10 @@ class Stream:
             outcome, ticket = self._out.popleft()
             outcome = self._in_time(outcome, ticket)
             self._changed.notify_all()
+        return self._recorded(outcome, ticket)
+
+    def _recorded(self, outcome: Outcome, ticket: Ticket) -> Outcome:
+        """Journal an outcome on its way out; if that took too long it is no verdict any more."""
         if self.journal is None:
             return outcome
         self.journal.write(outcome)  # with synchronous=FULL this waits for the disk
@@ -269,6 +276,7 @@ class Stream:
                 deadline=deadline,
                 on_frame=None if self.rejects is None else self.rejects.offer,
                 on_late=self._note_late,
+                is_ordered=self._is_ordered,
                 is_simulated=source.is_simulated,
             )
             for name, source in self._sources.items()
@@ -290,7 +298,7 @@ class Stream:
     def _in_time(self, outcome: Outcome, ticket: Ticket) -> Outcome:
         """A verdict that is not taken by its deadline is UNKNOWN."""
         due = ticket.deadline_ns
-        if due is None or not outcome.accept or self._clock() <= due:
+        if due is None or not outcome.accept or self._clock() + self._guard_ns <= due:
             return outcome
         text = "It was judged in time, and taken or journaled after its deadline."
         return ticket.ledger.revoke(ticket, outcome, text)

@@ -16,7 +16,6 @@ class DropReason(str, Enum):
     DEADLINE_QUEUED = "DEADLINE_QUEUED"  # its deadline passed while it waited
     SHUTDOWN = "SHUTDOWN"  # the stream was closed first
     DUPLICATE_ID = "DUPLICATE_ID"  # a trigger id that was answered before
-    TRIGGER_OVERRUN = "TRIGGER_OVERRUN"  # a trigger while the station was busy
 
 
 class FailCode(str, Enum):

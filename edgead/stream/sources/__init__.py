@@ -1,8 +1,7 @@
-"""Sources: where frames come from, and the one grammar that names them."""
+"""Sources: where frames come from."""
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from edgead.errors import SourceError
 from edgead.stream.sources.arrays import ArraySource
 from edgead.stream.sources.base import BadBuffer, Captured, EndOfSource, Source, SourceKind
-from edgead.stream.sources.files import SUFFIXES, FileSource, image_files
+from edgead.stream.sources.files import FileSource
+from edgead.stream.sources.uri import parse_source
 
 __all__ = [
     "ArraySource",
@@ -28,32 +28,27 @@ def open_source(spec: Any) -> Source:
     """Open what ``spec`` names.
 
     Args:
-        spec: A folder, a glob pattern, an image file, a list of image files, an array, a list or
-            iterator of arrays or frames, or a `Source`.
+        spec: A name (`edgead.stream.sources.uri` has the grammar), a camera number, a list of image
+            files, an array (H, W) or (H, W, 3), an array of them (N, H, W, 3), a CUDA array, any
+            iterable of arrays or `Frame`, or a `Source`.
 
     Raises:
-        SourceError: SOURCE_NOT_FOUND, SOURCE_EMPTY, or SOURCE_UNKNOWN for anything else.
+        SourceError: SOURCE_NOT_FOUND, SOURCE_EMPTY, SOURCE_URL, or SOURCE_UNKNOWN for anything else.
     """
     if isinstance(spec, (str, Path)):
-        return _open_text(str(spec))
+        return parse_source(str(spec))
+    if isinstance(spec, int):
+        return parse_source(str(spec))
     if isinstance(spec, Source):
         return spec
-    if hasattr(spec, "shape"):
-        return ArraySource([spec])
+    if hasattr(spec, "shape") and hasattr(spec, "dtype"):
+        return ArraySource(spec if len(spec.shape) == 4 else [spec])
     if isinstance(spec, (list, tuple)) and spec and all(isinstance(s, (str, Path)) for s in spec):
         return FileSource(spec)
     if isinstance(spec, Iterable):
         return ArraySource(spec)
-    raise SourceError("SOURCE_UNKNOWN", f"got {type(spec).__name__}.")
-
-
-def _open_text(text: str) -> Source:
-    path = Path(text)
-    if path.is_dir():
-        return FileSource(image_files(path), source_id=path.name)
-    if any(sign in text for sign in "*?["):
-        found = [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-        return FileSource([p for p in found if p.suffix.lower() in SUFFIXES], source_id="glob")
-    if path.suffix.lower() in SUFFIXES:
-        return FileSource([path], source_id=path.name)
-    raise SourceError("SOURCE_NOT_FOUND", f"{text} does not exist.")
+    raise SourceError(
+        "SOURCE_UNKNOWN",
+        f"got {type(spec).__module__}.{type(spec).__name__}.",
+        "Give a folder, a file, a camera's address or number, arrays, or an iterable of them.",
+    )
