@@ -18,7 +18,7 @@ from edgead.frame import Frame, PixelFormat
 from edgead.manifest import FrameSpec, InputRanges, InputSpec, View
 from edgead.types import Placement
 
-__all__ = ["Preprocess", "frame_statistics"]
+__all__ = ["Preprocess", "as_bgr", "frame_statistics"]
 
 _Crop = tuple[int, int, int, int]
 _Convert = Callable[[NDArray[Any], tuple[int, int], _Crop], NDArray[np.uint8]]
@@ -120,6 +120,12 @@ def frame_statistics(tensor: NDArray[np.uint8]) -> dict[str, float]:
         "std": float(sample.std()),
         "sharpness": float(np.abs(np.diff(lines, axis=1)).mean()),
     }
+
+
+def as_bgr(frame: Frame) -> NDArray[np.uint8]:
+    """A frame of any format as a picture to look at or draw on, (H, W, 3) uint8 BGR."""
+    height, width = frame.size
+    return _CONVERT[frame.format](_to_8_bit(frame), (height, width), (0, 0, width, height))
 
 
 def _describe(fmt: PixelFormat, depth: int) -> str:

@@ -6,13 +6,14 @@ Training ends with it on held-out images; `edgead commission` repeats it on a ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgead import images
-from edgead.backends import Backend
+from edgead.backends.base import Backend
 from edgead.bundle import Bundle
 from edgead.errors import CalibrationError
 from edgead.evaluate.anomalies import simulate
@@ -25,7 +26,7 @@ from edgead.evaluate.threshold import (
 from edgead.frame import Frame, PixelFormat
 from edgead.manifest import FrameSpec, Golden, InputRanges, Thresholds
 from edgead.postprocess import smooth
-from edgead.preprocess import Preprocess, frame_statistics
+from edgead.preprocess import Preprocess, as_bgr, frame_statistics
 from edgead.scorer import Scored, Scorer
 
 __all__ = ["Commissioned", "commission", "frame_spec", "open_scorer"]
@@ -181,14 +182,11 @@ def _golden(
 
 
 def _damaged(frame: Frame, kind: str, rng: np.random.Generator) -> Frame:
-    """The frame with a simulated defect; grey frames are drawn on as three equal channels."""
-    pixels = frame.pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> (frame.depth - 8)).astype(np.uint8)
-    grey = pixels.ndim == 2
-    picture = np.repeat(pixels[:, :, None], 3, axis=2) if grey else pixels
-    drawn, _ = simulate(picture, kind, rng)
-    result = drawn[:, :, 0] if grey else drawn
-    if frame.pixels.dtype == np.uint16:
-        result = result.astype(np.uint16) << (frame.depth - 8)
-    return Frame(np.ascontiguousarray(result), frame.format, depth=frame.depth)
+    """The frame with a simulated defect, in its own format."""
+    drawn, _ = simulate(as_bgr(frame), kind, rng)
+    if frame.format in (PixelFormat.RGB8, PixelFormat.RGB16):
+        drawn = drawn[:, :, ::-1]
+    pixels: NDArray[Any] = drawn[:, :, 0] if frame.pixels.ndim == 2 else drawn
+    if frame.depth > 8:
+        pixels = pixels.astype(np.uint16) << (frame.depth - 8)
+    return Frame(np.ascontiguousarray(pixels), frame.format, depth=frame.depth)

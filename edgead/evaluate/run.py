@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead import images
+from edgead.bundle import Bundle
 from edgead.detector import Detector
 from edgead.errors import EdgeadError
 from edgead.evaluate import data
 from edgead.evaluate.metrics import evaluate_scores
+from edgead.evaluate.regions import pro_curve
+from edgead.evaluate.report import Case, Report, nearest_cases
+from edgead.evaluate.threshold import promise_sentence
+from edgead.preprocess import as_bgr
 from edgead.types import Detection
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "report_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,3 +82,65 @@ def evaluate(detector: Detector, root: str | Path) -> Evaluation:
         masks=masks,
     )
     return Evaluation(figures, samples, detections, masks, reasons)
+
+
+def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:
+    """What the report page shows of an evaluation.
+
+    Args:
+        found: Results of a test set.
+        bundle: The bundle that judged it.
+        note: One more fact for the reader, e.g. that defects are simulated.
+    """
+    manifest, limits = bundle.manifest, bundle.manifest.thresholds
+    scores = [np.nan if one is None else one.score for one in found.detections]
+    defects = [sample.defect for sample in found.samples]
+    good, bad = nearest_cases(scores, defects)
+    pairs = [
+        (one.anomaly_map, mask)
+        for one, mask in zip(found.detections, found.masks, strict=True)
+        if one is not None and one.anomaly_map is not None and mask is not None
+    ]
+    facts = {
+        "bundle": bundle.hash,
+        "method": f"{manifest.method} on {manifest.backbone}",
+        "engine": f"{found.figures['backend']} {found.figures['precision']}",
+        "trained on": f"{manifest.training.images} good images",
+        "edgead": manifest.edgead,
+    }
+    return Report(
+        title=f"{manifest.method}: {len(found.samples)} images",
+        metrics=found.figures,
+        scores=np.asarray(scores),
+        defects=defects,
+        promise=promise_sentence(
+            limits.images,
+            limits.bound,
+            limits.confidence,
+            limits.false_reject_rate,
+            limits.needed,
+        ),
+        false_rejects=[_case(found, i) for i in good],
+        missed=[_case(found, i) for i in bad],
+        pro=pro_curve([m for m, _ in pairs], [mask for _, mask in pairs]) if pairs else None,
+        facts={**facts, "note": note} if note else facts,
+    )
+
+
+def _case(found: Evaluation, index: int) -> Case:
+    sample, detection = found.samples[index], found.detections[index]
+    assert detection is not None  # nearest_cases leaves out what has no score
+    place = detection.placement
+    box = None
+    if place is not None and detection.anomaly_map is not None:
+        (x, y), (sx, sy), (h, w) = place.offset_xy, place.scale_xy, detection.anomaly_map.shape
+        box = (x, y, x + sx * w, y + sy * h)
+    return Case(
+        name=sample.path.name,
+        defect=sample.defect,
+        score=detection.score,
+        image=as_bgr(images.read(sample.path)),
+        anomaly_map=detection.anomaly_map,
+        truth=found.masks[index] if sample.label else None,
+        box_xyxy=box,
+    )

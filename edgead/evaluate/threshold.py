@@ -24,6 +24,7 @@ __all__ = [
     "confidence",
     "learn_pixel_threshold",
     "learn_threshold",
+    "promise_sentence",
     "score_scale",
     "upper_bound",
 ]
@@ -91,7 +92,7 @@ def learn_threshold(
         needed=needed,
         false_reject_rate=false_reject_rate,
         rank=rank,
-        message=_sentence(count, bound, confidence, false_reject_rate, needed),
+        message=promise_sentence(count, bound, confidence, false_reject_rate, needed),
     )
 
 
@@ -208,7 +209,7 @@ def _level(anomaly_map: NDArray[np.floating], share: float) -> float:
     return float(np.partition(values, place)[place])
 
 
-def _sentence(count: int, bound: float, confidence: float, rate: float, needed: int) -> str:
+def promise_sentence(count: int, bound: float, confidence: float, rate: float, needed: int) -> str:
     who = f"{count} held-out good images prove" if count > 1 else "1 held-out good image proves"
     proof = f"{who} at most {_percent(bound)} false rejects at {confidence * 100:g} % confidence"
     if bound <= rate:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from edgead._version import __version__
-from edgead.backends import Backend, open_backend
+from edgead.backends import open_backend
+from edgead.backends.base import Backend
 from edgead.bundle import HEAD, MODEL, Bundle, write_bundle
 from edgead.deploy.export import Parity, check_parity, onnx_from_spec
 from edgead.evaluate import data

@@ -1,0 +1,107 @@
+"""Commands that look: verify, inspect, doctor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import typer
+
+from edgead.cli.common import (
+    BackendOption,
+    BundleArgument,
+    JsonOption,
+    PrecisionOption,
+    emit,
+    number,
+    table,
+)
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(verify)
+    app.command()(inspect)
+    app.command()(doctor)
+
+
+def verify(
+    bundle: BundleArgument,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge the bundle's golden images on this machine; exit 1 when a score is off."""
+    from edgead.detector import Detector
+
+    with Detector(bundle, backend=backend, precision=precision, self_check=False) as detector:
+        result = detector.verify()
+    rows: list[tuple[str, Any]] = [("ok", str(result["ok"])), ("worst", result["worst"])]
+    rows += [
+        (f"  {one['name']}", f"{one['score']:.5g}, expected {one['expected']:.5g}")
+        for one in result["images"]
+    ]
+    emit(result, as_json, lambda: table("golden images", rows))
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """What a bundle is: method, thresholds and what they promise, certificates, members."""
+    from edgead.bundle import read_bundle
+    from edgead.choice import certificates
+
+    read = read_bundle(bundle)
+    manifest = read.manifest
+    certified = certificates(read)
+    result = {
+        "bundle_hash": read.hash,
+        "manifest": msgspec.to_builtins(manifest),
+        "certificates": certified,
+    }
+    limits, training = manifest.thresholds, manifest.training
+    rows: list[tuple[str, Any]] = [
+        ("bundle", read.hash),
+        ("method", f"{manifest.method} on {manifest.backbone} ({training.weights})"),
+        ("input", f"{manifest.input.size[1]}x{manifest.input.size[0]}"),
+        ("frame", f"{manifest.frame.format.value}, {_size(manifest.frame.size)}"),
+        ("trained on", f"{training.images} good images, {training.seconds:.0f} s"),
+        ("threshold", f"{limits.threshold:.5g} ({limits.how}, {limits.images} good images)"),
+        (
+            "promise",
+            f"at most {limits.bound:.2%} false rejects at {limits.confidence:.0%} confidence; "
+            f"{limits.false_reject_rate:.2%} asked for needs {limits.needed} images",
+        ),
+    ]
+    rows += [
+        (
+            f"{one['precision']} on {one['backend']}",
+            f"{'passed' if one['passed'] else 'not passed'}, {number(one['figures'].get('speedup'))}x",
+        )
+        for one in certified
+    ]
+    rows += [(f"  {name}", f"{entry.bytes} bytes") for name, entry in manifest.members.items()]
+    emit(result, as_json, lambda: table(str(bundle), rows))
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine has and what will run on it, and why."""
+    from edgead.doctor import examine
+
+    result = examine()
+    rows = [(name, _line(value)) for name, value in result.items()]
+    emit(result, as_json, lambda: table("doctor", rows))
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "any size" if size is None else f"{size[1]}x{size[0]}"
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_line(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_line(entry) for entry in value) or "none"
+    return number(value)
