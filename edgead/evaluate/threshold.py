@@ -210,6 +210,8 @@ def _level(anomaly_map: NDArray[np.floating], share: float) -> float:
 
 
 def promise_sentence(count: int, bound: float, confidence: float, rate: float, needed: int) -> str:
+    """What a threshold from ``count`` good images proves, and what the rate asked for needs."""
+    """What ``count`` held-out good images prove, and how many the asked rate needs."""
     who = f"{count} held-out good images prove" if count > 1 else "1 held-out good image proves"
     proof = f"{who} at most {_percent(bound)} false rejects at {confidence * 100:g} % confidence"
     if bound <= rate:

@@ -1,0 +1,253 @@
+"""Plots as inline SVG: a score histogram, curves, and one-line strips for the table.
+
+Colours are CSS variables of the page (``--good``, ``--defect``, ``--line``, ``--ink``, ``--muted``), so
+that the same drawing serves the dark and the light page. Text is escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgead.evaluate.curves import Curve
+
+__all__ = ["curve_plot", "histogram", "score_range", "strip"]
+
+Floats = NDArray[np.float64]
+_BINS = 48
+
+
+def score_range(good: Floats, defects: Floats, threshold: float) -> tuple[float, float]:
+    """Axis for scores: all of them, but defects far beyond the threshold share the last bin."""
+    every = np.concatenate((good, defects, (threshold,)))
+    low, high = float(every.min()), float(every.max())
+    reach = threshold - low
+    if reach > 0:
+        high = min(high, threshold + 8 * reach)
+    if good.size:
+        high = max(high, float(good.max()))
+    pad = 0.02 * (high - low) or max(abs(low), 1.0) * 0.02
+    return low - pad, high + pad
+
+
+def histogram(good: Floats, defects: Floats, threshold: float) -> str:
+    """Good images above the axis, defects below, the threshold through both."""
+    width, height, left, right, top, bottom = 960, 316, 56, 16, 34, 50
+    room = height - top - bottom
+    edges = _edges(*score_range(good, defects, threshold), threshold)
+    low, high = float(edges[0]), float(edges[-1])
+    ups, downs = _counts(good, edges), _counts(defects, edges)
+    most_up, most_down = max(int(ups.max()), 1), max(int(downs.max()), 1)
+    # Both sides share one scale of counts, but neither is squeezed under a fifth of the room.
+    axis = top + room * min(max(most_up / (most_up + most_down), 0.2), 0.8)
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (width - left - right)
+
+    cut = x(threshold)
+    parts = [
+        _title(width, height, "Histogram of image scores", _spoken(good, defects, threshold)),
+        f'<rect x="{cut:.1f}" y="{top}" width="{width - right - cut:.1f}" height="{room}" '
+        'fill="var(--defect)" opacity="0.06"/>',
+        *_bars(ups / most_up * (axis - top - 4), axis, (left, width - right), "good", up=True),
+        *_bars(
+            downs / most_down * (top + room - axis - 4),
+            axis,
+            (left, width - right),
+            "defect",
+            up=False,
+        ),
+        _text(left - 8, top + 4, str(most_up), end=True, baseline="hanging"),
+        _text(left - 8, top + room - 4, str(most_down), end=True),
+        _text(left - 8, axis, "0", end=True, baseline="middle"),
+        _line(left, axis, width - right, axis, "ink"),
+        _line(cut, top - 6, cut, top + room + 4, "ink", dash=True),
+    ]
+    end = cut > width * 0.7
+    name = f"threshold {threshold:.4g}"
+    parts.append(_text(cut + (-6 if end else 6), top - 14, name, end=end, strong=True))
+    for tick in _ticks(low, high):
+        parts.append(_text(x(tick), height - 28, f"{tick:g}", middle=True))
+        parts.append(_line(x(tick), top + room, x(tick), top + room + 5, "muted"))
+    beyond = int((defects > high).sum())
+    note = f"image score (last bar: {beyond} beyond the axis)" if beyond else "image score"
+    parts.append(_text((left + width - right) / 2, height - 8, note, middle=True))
+    return "".join(parts) + "</svg>"
+
+
+def curve_plot(
+    curve: Curve,
+    *,
+    name: str,
+    y_label: str,
+    limit: float,
+    area: float,
+    point: tuple[float, float] | None = None,
+) -> str:
+    """A curve up to a false-positive rate, the area under it shaded.
+
+    Args:
+        curve: Any number of points; drawn with at most a few hundred.
+        name: Title, e.g. ROC.
+        y_label: What the height is.
+        limit: Right end of the axis.
+        area: Normalised area, written into the plot.
+        point: (false-positive rate, height) of the calibrated threshold.
+    """
+    side, left, bottom, top, right = 420, 58, 46, 14, 16
+    span_x, span_y = side - left - right, side - top - bottom
+
+    def xy(fpr: float, height: float) -> tuple[float, float]:
+        return left + fpr / limit * span_x, top + (1 - height) * span_y
+
+    drawn = [xy(*one) for one in _thinned(curve, limit)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
+    spoken = f"{name} curve with an area of {area:.4f} up to a false-positive rate of {limit:g}."
+    parts = [_title(side, side, f"{name} curve", spoken)]
+    for index in range(6):
+        share = index / 5
+        x, y = xy(share * limit, share)
+        parts.append(_line(left, y, side - right, y, "line"))
+        parts.append(_line(x, top, x, side - bottom, "line"))
+        parts.append(_text(left - 8, y, f"{share:g}", end=True, baseline="middle"))
+        parts.append(_text(x, side - bottom + 16, f"{share * limit:.2g}", middle=True))
+    base = f"{drawn[-1][0]:.1f},{side - bottom} {left},{side - bottom}"
+    parts.append(f'<polygon points="{path} {base}" fill="var(--good)" opacity="0.12"/>')
+    parts.append(
+        f'<polyline points="{path}" fill="none" stroke="var(--good)" stroke-width="2.5" '
+        'stroke-linejoin="round"/>'
+    )
+    if point is not None:
+        x, y = xy(*point)
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--paper)" stroke="var(--defect)" '
+            'stroke-width="3"/>'
+        )
+        side_left = point[0] > 0.6 * limit
+        shift, drop = -12 if side_left else 12, -10 if point[1] < 0.2 else 16
+        parts.append(_text(x + shift, y + drop, "calibrated threshold", end=side_left, strong=True))
+    parts.append(_text(left + span_x / 2, side - 8, "false-positive rate", middle=True))
+    parts.append(
+        f'<text transform="translate(14 {top + span_y / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label)}</text>'
+    )
+    parts.append(
+        _text(side - right - 10, side - bottom - 14, f"area {area:.4f}", end=True, strong=True)
+    )
+    return "".join(parts) + "</svg>"
+
+
+def strip(scores: Floats, threshold: float, bounds: tuple[float, float], *, is_defect: bool) -> str:
+    """One image a tick on a line, the threshold across: what a class looks like at a glance."""
+    width, height = 260, 22
+    low, high = bounds
+
+    def x(value: float) -> float:
+        return 4 + (min(value, high) - low) / (high - low) * (width - 8)
+
+    wrong = int((scores <= threshold).sum() if is_defect else (scores > threshold).sum())
+    spoken = f"{scores.size} scores, {wrong} on the wrong side of the threshold."
+    colour = "defect" if is_defect else "good"
+    ticks = "".join(
+        f'<line x1="{x(s):.1f}" x2="{x(s):.1f}" y1="4" y2="{height - 4}"/>' for s in np.sort(scores)
+    )
+    return (
+        _title(width, height, "Scores", spoken, css="strip")
+        + _line(4, height / 2, width - 4, height / 2, "line")
+        + f'<g stroke="var(--{colour})" stroke-width="2" opacity="0.55">{ticks}</g>'
+        + _line(x(threshold), 0, x(threshold), height, "ink", dash=True)
+        + "</svg>"
+    )
+
+
+def _edges(low: float, high: float, threshold: float) -> Floats:
+    """Bin edges with the threshold among them, so that no bar has both verdicts."""
+    width = (high - low) / _BINS
+    before = max(1, math.ceil((threshold - low) / width))
+    after = max(1, math.ceil((high - threshold) / width))
+    return np.asarray(threshold + width * np.arange(-before, after + 1))
+
+
+def _counts(scores: Floats, edges: Floats) -> NDArray[np.int64]:
+    """Scores a bin, each bin with its upper edge: a score at the threshold is good."""
+    slot = np.searchsorted(edges, np.clip(scores, edges[0], edges[-1]), side="left")
+    return np.bincount(np.maximum(slot - 1, 0), minlength=edges.size - 1)
+
+
+def _bars(
+    lengths: Floats, axis: float, span: tuple[float, float], colour: str, *, up: bool
+) -> list[str]:
+    step = (span[1] - span[0]) / lengths.size
+    return [
+        f'<rect x="{span[0] + index * step + 0.5:.1f}" y="{axis - lengths[index] * up:.1f}" '
+        f'width="{step - 1:.1f}" height="{lengths[index]:.1f}" rx="1.5" fill="var(--{colour})"/>'
+        for index in np.flatnonzero(lengths)
+    ]
+
+
+def _thinned(curve: Curve, limit: float, most: int = 400) -> Sequence[tuple[float, float]]:
+    """Points up to the limit; of long curves those where the height has changed enough to see."""
+    end = int(np.searchsorted(curve.fpr, limit, side="right"))
+    height = float(np.interp(limit, curve.fpr, curve.tpr))
+    fpr, tpr = np.append(curve.fpr[:end], limit), np.append(curve.tpr[:end], height)
+    if fpr.size > most:
+        # Equal steps along the drawn length keep both the steep and the flat part.
+        way = np.cumsum(np.abs(np.diff(fpr, prepend=0)) / limit + np.abs(np.diff(tpr, prepend=0)))
+        keep = np.unique(np.searchsorted(way, np.linspace(0, way[-1], most)))
+        keep = np.union1d(keep, (0, fpr.size - 1))
+        fpr, tpr = fpr[keep], tpr[keep]
+    return list(zip(fpr.tolist(), tpr.tolist(), strict=True))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Five to ten round numbers inside the range."""
+    raw = (high - low) / 6
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _spoken(good: Floats, defects: Floats, threshold: float) -> str:
+    return (
+        f"{good.size} good images, {int((good > threshold).sum())} of them above the threshold of "
+        f"{threshold:.4g}; {defects.size} defects, {int((defects <= threshold).sum())} of them at or "
+        "below it."
+    )
+
+
+def _title(width: int, height: int, name: str, spoken: str, css: str = "plot") -> str:
+    return (
+        f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(name)}: {escape(spoken)}">'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
+    style = ' stroke-dasharray="5 4" stroke-width="1.5"' if dash else ""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+        f'stroke="var(--{colour})"{style}/>'
+    )
+
+
+def _text(
+    x: float,
+    y: float,
+    words: str,
+    *,
+    end: bool = False,
+    middle: bool = False,
+    strong: bool = False,
+    baseline: str = "auto",
+) -> str:
+    anchor = "end" if end else "middle" if middle else "start"
+    css = ' class="strong"' if strong else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" dominant-baseline="{baseline}"{css}>'
+        f"{escape(words)}</text>"
+    )
