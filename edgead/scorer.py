@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 from edgead.backends.base import Backend, Request
 from edgead.bundle import HEAD, Bundle
 from edgead.errors import BackendError
+from edgead.forks import keep_in_children
 from edgead.frame import Frame
 from edgead.heads import Head, ignore_mask
 from edgead.preprocess import Preprocess
@@ -72,6 +73,7 @@ class Scorer:
         self._view = manifest.view
         self._ignore: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         self._free: deque[Request] = deque()
+        keep_in_children(self)
 
     def __call__(self, frame: Frame) -> Scored:
         """Score one frame.

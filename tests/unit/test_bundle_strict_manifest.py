@@ -192,7 +192,7 @@ def test_what_json_leaves_open(old: bytes, new: bytes, message: str) -> None:
         b'{"a":' * 100_000,
         _MANIFEST.replace(b'"trisimplenet"', b'"\\ud800"'),
         _MANIFEST.replace(b'"images": 10', b'"images": ' + b"9" * 5000),
-        _MANIFEST.replace(b"0.25", b"1" + b"0" * 400),
+        _MANIFEST.replace(b"0.35", b"1" + b"0" * 400),
         b" " * (1 << 20) + _MANIFEST,
         b'"' + b'\\"' * 500_000,
         b'{"a": "' + b"\\" * 999_999,
