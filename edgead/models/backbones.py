@@ -96,7 +96,7 @@ def feature_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net: Any = timm.create_model(name, features_only=True, out_indices=indices)
-    return net, _load(net, name, weights)
+    return net, load_weights(net, name, weights)
 
 
 def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -118,7 +118,7 @@ def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(info.index(stride) for stride in strides)
 
 
-def _load(net: nn.Module, name: str, weights: str | Path | None) -> str:
+def load_weights(net: nn.Module, name: str, weights: str | Path | None) -> str:
     """Load weights into ``net``; return where they came from."""
     if weights == "random":
         return "random"
