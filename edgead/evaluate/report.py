@@ -99,7 +99,9 @@ def write_report(path: str | Path, report: Report) -> Path:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                "WRITE_FAILED", f"cannot create the folder {target}: {error.strerror}."
+                "WRITE_FAILED",
+                f"cannot create the folder {target}: {error.strerror}.",
+                "Choose another one.",
             ) from error
         target = target / REPORT_NAME
     write_text(target, _page(report))
