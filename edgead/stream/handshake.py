@@ -149,14 +149,14 @@ class Handshake:
             return self._after_trigger(event)
         if isinstance(event, TriggerLow):
             low = replace(self, is_trigger_high=False)
-            return low._cleared() if self.mode is Mode.DONE else low
+            return _cleared(low) if self.mode is Mode.DONE else low
         if isinstance(event, Result):
             return self._after_result(event)
         if isinstance(event, Acknowledge):
             if self.mode is not Mode.RESULT_VALID:
                 return self
             done = replace(self, mode=Mode.DONE, verdict=Verdict.UNKNOWN, reason="")
-            return done if self.is_trigger_high else done._cleared()
+            return done if self.is_trigger_high else _cleared(done)
         if isinstance(event, NotReady):
             # A part that is being judged, or whose result was not read yet, ends as UNKNOWN.
             if self.mode in (Mode.BUSY, Mode.RESULT_VALID):
@@ -168,8 +168,8 @@ class Handshake:
                     reason=event.reason,
                     results=self.results + shown,
                 )
-            return replace(self._cleared(), mode=Mode.NOT_READY, reason=event.reason)
-        return replace(self._cleared(), is_trigger_high=False)  # Reset
+            return replace(_cleared(self), mode=Mode.NOT_READY, reason=event.reason)
+        return replace(_cleared(self), is_trigger_high=False)  # Reset
 
     def _after_trigger(self, event: Trigger) -> Handshake:
         if self.mode is not Mode.READY:
@@ -195,7 +195,6 @@ class Handshake:
             results=self.results + 1,
         )
 
-    def _cleared(self) -> Handshake:
-        return replace(
-            self, mode=Mode.READY, trigger_id="", verdict=Verdict.UNKNOWN, reason=""
-        )
+
+def _cleared(state: Handshake) -> Handshake:
+    return replace(state, mode=Mode.READY, trigger_id="", verdict=Verdict.UNKNOWN, reason="")

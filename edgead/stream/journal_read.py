@@ -116,7 +116,7 @@ def export_journal(
     return {"rows": rows, "out": str(out)}
 
 
-class _reading:  # noqa: N801 - reads as a word: with _reading(file) as database
+class _reading:
     """A read-only connection that is closed at the end."""
 
     def __init__(self, file: Path) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from edgead.errors import ConfigError, SourceError, StateError
 from edgead.stream.checks import Checks, FrameCheck
@@ -29,6 +30,8 @@ from edgead.stream.watchdog import Health, State
 from edgead.types import Detection, Frame, LedgerCounts, Outcome
 
 __all__ = ["Judge", "Limits", "Stream"]
+
+S = TypeVar("S", bound="Stream")
 
 _log = logging.getLogger("edgead.stream")
 
@@ -211,7 +214,7 @@ class Stream:
             self.journal.write(final, amends=True)
         return final
 
-    def __enter__(self) -> Stream:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(

@@ -12,6 +12,7 @@ class FakeClock:
         self.now_ns = start_ns
 
     def __call__(self) -> int:
+        """The time, nanoseconds."""
         return self.now_ns
 
     def advance(self, seconds: float) -> None:

@@ -203,4 +203,4 @@ def _spoilt(value: NDArray[Any], fault: Fault | None) -> NDArray[Any]:
         return np.zeros_like(value)
     if fault is Fault.MAP_SHAPE:
         return np.concatenate([value, value], axis=-1)
-    return value.copy()
+    return np.array(value)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import IO, cast
 
 __all__ = ["RtspServer", "SilentServer"]
 
@@ -98,7 +99,7 @@ class SilentServer(_Server):
         super().__init__()
 
     def _serve(self, connection: socket.socket) -> None:
-        stream = connection.makefile("rwb")
+        stream = _stream(connection)
         while (request := _request(stream)) is not None:
             if self._describes and request[0] in ("OPTIONS", "DESCRIBE"):
                 _answer(stream, request, _SDP if request[0] == "DESCRIBE" else "")
@@ -138,7 +139,7 @@ class RtspServer(_Server):
         return f"rtsp://127.0.0.1:{self.port}/pictures"
 
     def _serve(self, connection: socket.socket) -> None:
-        stream = connection.makefile("rwb")
+        stream = _stream(connection)
         while (request := _request(stream)) is not None:
             method, headers = request[0], request[2]
             if self._password is not None and "authorization" not in headers:
@@ -175,10 +176,14 @@ class RtspServer(_Server):
                 return
 
 
+def _stream(connection: socket.socket) -> IO[bytes]:
+    return cast("IO[bytes]", connection.makefile("rwb"))
+
+
 _Request = tuple[str, str, dict[str, str]]
 
 
-def _request(stream: socket.SocketIO) -> _Request | None:  # type: ignore[valid-type]
+def _request(stream: IO[bytes]) -> _Request | None:
     """Method, address and headers; None at the end of the connection."""
     line = stream.readline()
     while line and not line.strip():
@@ -194,7 +199,12 @@ def _request(stream: socket.SocketIO) -> _Request | None:  # type: ignore[valid-
 
 
 def _answer(
-    stream: socket.SocketIO, request: _Request, body: str, *, extra: str = "", status: str = "200 OK"
+    stream: IO[bytes],
+    request: _Request,
+    body: str,
+    *,
+    extra: str = "",
+    status: str = "200 OK",
 ) -> None:
     head = f"RTSP/1.0 {status}\r\nCSeq: {request[2].get('cseq', '0')}\r\nSession: 1\r\n{extra}"
     if request[0] == "OPTIONS":
@@ -233,7 +243,7 @@ def _parse(picture: bytes) -> _Picture:
 
 
 def _packets(picture: _Picture, sequence: int, timestamp: int) -> list[bytes]:
-    packets = []
+    packets: list[bytes] = []
     for offset in range(0, len(picture.scan), _PAYLOAD):
         part = picture.scan[offset : offset + _PAYLOAD]
         is_last = offset + _PAYLOAD >= len(picture.scan)

@@ -24,7 +24,7 @@ class BadBuffer(FrameError):
         self.block_id = block_id
 
 
-class EndOfSource(Exception):  # noqa: N818 - a signal like StopIteration, not an error
+class EndOfSource(Exception):
     """The source has handed over its last frame: normal for files, never raised by a live source."""
 
 

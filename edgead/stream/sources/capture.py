@@ -142,4 +142,3 @@ _HINTS = {
     "SOURCE_BUSY": "Close the other program that uses the camera.",
     "SOURCE_BACKEND": "Install edgead[cpu], or use an OpenCV that has this back end.",
 }
-

@@ -130,7 +130,9 @@ def _opencv_frames(cv2: Any, config: dict[str, Any]) -> Iterator[_Grabbed]:
         limits if api in ("FFMPEG", "GSTREAMER") else [],
     )
     if not opened.isOpened():
-        raise _CaptureError("SOURCE_TIMEOUT", f"it cannot be opened (limit {config['open_ms']} ms).")
+        raise _CaptureError(
+            "SOURCE_TIMEOUT", f"it cannot be opened (limit {config['open_ms']} ms)."
+        )
     size = opened.get(cv2.CAP_PROP_FRAME_WIDTH) * opened.get(cv2.CAP_PROP_FRAME_HEIGHT)
     if size > _MAX_PIXELS:
         raise _CaptureError("SOURCE_CODEC", f"frames have {size / 1e6:.0f} Mpx; limit 64 Mpx.")

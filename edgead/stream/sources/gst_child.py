@@ -5,6 +5,7 @@ Runs in the capture child only.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,7 +53,7 @@ def pipeline_frames(
     pipeline.set_state(Gst.State.PLAYING)
     try:
         while (sample := sink.try_pull_sample(read_ms * Gst.MSECOND)) is not None:
-            yield time.monotonic_ns(), lambda sample=sample: _pixels(sample, Gst)
+            yield time.monotonic_ns(), functools.partial(_pixels, sample, Gst)
         failed = pipeline.get_bus().pop_filtered(Gst.MessageType.ERROR)
         if failed is not None:
             raise RuntimeError(failed.parse_error()[0].message)
@@ -85,8 +86,7 @@ def _pixels(sample: Any, gst: Any) -> NDArray[np.uint8] | None:
     try:
         raw = np.frombuffer(view.data, np.uint8)
         stride = len(raw) // height
-        return raw[: stride * height].reshape(height, stride)[:, : width * 3].reshape(
-            height, width, 3
-        ).copy()
+        rows = raw[: stride * height].reshape(height, stride)[:, : width * 3]
+        return np.array(rows.reshape(height, width, 3))
     finally:
         buffer.unmap(view)

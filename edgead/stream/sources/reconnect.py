@@ -18,12 +18,14 @@ from edgead.frame import Frame
 from edgead.stream.sources.base import Captured, EndOfSource, SourceKind
 from edgead.stream.watchdog import State
 
-__all__ = ["Connection", "Reconnecting", "ReconnectLimits"]
+__all__ = ["Connection", "ReconnectLimits", "Reconnecting"]
 
 _log = logging.getLogger("edgead.stream")
 
 #: Trying again does not help when the very first attempt says one of these.
-_FINAL = frozenset({"SOURCE_AUTH", "SOURCE_BACKEND", "SOURCE_CODEC", "SOURCE_URL"})
+_FINAL = frozenset(
+    {"SOURCE_AUTH", "SOURCE_BACKEND", "SOURCE_CODEC", "SOURCE_FORMAT", "SOURCE_URL"}
+)
 
 
 class Connection(Protocol):
@@ -191,13 +193,16 @@ class Reconnecting:
         wait_s *= 0.5 + 0.5 * self._jitter()  # many cameras behind one switch do not come at once
         self._failures += 1
         self._next_try_ns = self._clock() + int(wait_s * 1e9)
-        _log.warning("%s; next attempt in %.2f s", error, wait_s)
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG  # once an outage
+        _log.log(level, "%s; next attempt in %.2f s", error, wait_s)
 
     def _passed_on(self, item: Frame | Exception) -> Captured:
         now = self._clock()
         if self._last_frame_ns is not None:
             gap_s = (now - self._last_frame_ns) / 1e9
             self.longest_gap_s = max(self.longest_gap_s, gap_s)
+        if self._failures:
+            _log.info("source %s is back after %d attempts", self.source_id, self._failures)
         self._has_frame = True
         self._failures = 0
         self._progress_ns = self._last_frame_ns = now
