@@ -28,6 +28,8 @@ from edgead.train.checkpoint import (
     check_finite,
     random_state,
     set_random_state,
+    set_state,
+    state_of,
 )
 
 __all__ = ["Budget", "Loop", "Progress"]
@@ -35,12 +37,12 @@ __all__ = ["Budget", "Loop", "Progress"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: the method's own epochs, or fewer, or until the minutes are used up.
+    """How long to train: until the epochs are done or the minutes are used up, whichever is first.
 
     Attributes:
-        epochs: Epochs of each stage; None takes the method's own.
-        minutes: Wall-clock bound on all stages together; with it alone a stage goes on past the
-            method's own epochs until its share of the time is used up.
+        epochs: Epochs of each stage; None takes the method's own. More is not better: past its own
+            schedule a discriminator grows tight around the very patches that it saw.
+        minutes: Wall-clock bound on all stages together.
     """
 
     epochs: int | None = None
@@ -111,7 +113,7 @@ class Loop:
         )
         self._checkpoint_every_s = checkpoint_every_s
         self._last_checkpoint = -math.inf
-        self._objects: dict[str, Stateful] = {}
+        self._objects: dict[str, Stateful | torch.Generator] = {}
         self._stages = 0
         self._is_in_stage = self._is_ended = False
         self._last_report = -math.inf
@@ -146,7 +148,7 @@ class Loop:
             share: This stage's part of the minutes, when the budget has minutes. The shares of
                 all stages add up to 1; time a stage leaves over goes to the later ones.
         """
-        planned = self._plan(epochs)
+        planned = self.budget.epochs or epochs
         index, self._stages = self._stages, self._stages + 1
         self._stage = name
         self._used_share += share
@@ -183,8 +185,8 @@ class Loop:
         """Let the stage end after this epoch: more of it would not help."""
         self._is_ended = True
 
-    def register(self, **objects: Stateful) -> None:
-        """Name what the stages to come change: modules, optimisers, schedulers, `Values`.
+    def register(self, **objects: Stateful | torch.Generator) -> None:
+        """Name what the stages to come change: modules, optimisers, schedulers, generators, `Values`.
 
         A stage's checkpoint holds all that was registered before the stage began.
 
@@ -223,7 +225,7 @@ class Loop:
                 "generator": self.generator.get_state(),
                 "rng": self.rng.bit_generator.state,
                 "random": random_state(self.device),
-                "objects": {name: one.state_dict() for name, one in self._objects.items()},
+                "objects": {name: state_of(one) for name, one in self._objects.items()},
             },
         )
         self._last_checkpoint = self._clock()
@@ -239,8 +241,8 @@ class Loop:
             raise self._checkpoints.foreign(f"stage {self._stage!r}")
         try:
             for name, one in self._objects.items():
-                one.load_state_dict(state["objects"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
+                set_state(one, state["objects"][name])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise self._checkpoints.foreign(f"stage {self._stage!r}") from error
         self.epochs_run, self._step, self.log = state["epochs_run"], state["step"], state["log"]
         self.generator.set_state(state["generator"])
@@ -249,12 +251,6 @@ class Loop:
         # The minutes count the time of all the run's processes.
         self._started = self._opened - state["seconds"]
         return state["epochs"], state["is_finished"]
-
-    def _plan(self, epochs: int) -> int:
-        if self.budget.epochs is not None:
-            return self.budget.epochs
-        # With minutes alone the clock decides; the bound only keeps the loop finite.
-        return epochs if self.budget.minutes is None else 1_000_000
 
     def steps(self, count: int) -> Iterator[int]:
         """Yield ``count`` step numbers of an epoch, fewer when the stage's time is used up."""
