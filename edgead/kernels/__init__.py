@@ -228,7 +228,7 @@ def resize(
     if module is None:
         resized[...] = reference.resize(view, rows, columns, channels)
         return resized
-    if view.strides[1:] != (depth, 1):
+    if view.strides[1] != depth or (depth > 1 and view.strides[2] != 1):
         view = np.ascontiguousarray(view)
     module.resize(
         view, rows.start, rows.weights, columns.start, columns.weights, channels, resized, threads
