@@ -79,33 +79,42 @@ def classification(scores: ArrayLike, labels: ArrayLike, threshold: float) -> di
 def per_defect(
     scores: ArrayLike, defects: Sequence[str], threshold: float
 ) -> dict[str, dict[str, Any]]:
-    """Every class of ``defects`` against the good images; ``good`` has its false rejects.
+    """Every class of ``defects`` against the good images.
+
+    Args:
+        scores: Image scores; NaN where the verdict was UNKNOWN. [N]
+        defects: Class of each image, ``good`` for good ones. [N]
+        threshold: Image threshold.
 
     Returns:
-        Class -> ``frames image_auroc missed missed_defect_rate missed_defect_interval``; for good
-        ``frames false_rejects false_reject_rate false_reject_interval``.
+        Class -> ``frames unknown image_auroc missed missed_defect_rate missed_defect_interval``; for
+        good ``frames unknown false_rejects false_reject_rate false_reject_interval``. Unknown frames
+        count in the first two only.
     """
-    names = np.asarray(defects)
-    values, is_defect = _checked(scores, names != "good")
+    values, names = np.asarray(scores, dtype=np.float64), np.asarray(defects)
+    good = values[(names == "good") & np.isfinite(values)]
     table: dict[str, dict[str, Any]] = {}
     for name in sorted(set(defects), key=lambda one: (one != "good", one)):
-        chosen = names == name
-        count, rejected = int(chosen.sum()), int((values[chosen] > threshold).sum())
+        frames = values[names == name]
+        judged = frames[np.isfinite(frames)]
+        counts = {"frames": frames.size, "unknown": frames.size - judged.size}
+        rejected = int((judged > threshold).sum())
         if name == "good":
             table[name] = {
-                "frames": count,
+                **counts,
                 "false_rejects": rejected,
-                "false_reject_rate": _ratio(rejected, count),
-                "false_reject_interval": _interval(rejected, count),
+                "false_reject_rate": _ratio(rejected, judged.size),
+                "false_reject_interval": _interval(rejected, judged.size),
             }
             continue
-        against = chosen | ~is_defect
+        missed = judged.size - rejected
+        both = np.concatenate((good, judged))
         table[name] = {
-            "frames": count,
-            "image_auroc": image_auroc(values[against], is_defect[against]),
-            "missed": count - rejected,
-            "missed_defect_rate": _ratio(count - rejected, count),
-            "missed_defect_interval": _interval(count - rejected, count),
+            **counts,
+            "image_auroc": image_auroc(both, np.arange(both.size) >= good.size),
+            "missed": missed,
+            "missed_defect_rate": _ratio(missed, judged.size),
+            "missed_defect_interval": _interval(missed, judged.size),
         }
     return table
 
@@ -141,29 +150,22 @@ def evaluate_scores(
         accepted, so they are no missed defects, and a line without verdict is no false reject.
     """
     values = np.asarray(scores, dtype=np.float64)
-    names = np.asarray(defects)
     known = np.flatnonzero(np.isfinite(values)).tolist()
-    judged, judged_names = values[known], names[known].tolist()
-    is_defect = names[known] != "good"
-    pixels: dict[str, float | None] = {"pixel_auroc": None, "pixel_ap": None, "pro": None}
-    if maps is not None and masks is not None:
-        pairs = [(maps[i], mask) for i in known if (mask := masks[i]) is not None]
-        if any(names[i] != "good" and masks[i] is not None for i in known):
-            pixels = pixel_metrics([one for one, _ in pairs], [mask for _, mask in pairs])
+    judged, is_defect = values[known], (np.asarray(defects) != "good")[known]
     saturated = None
     if maps is not None and regions is not None:
         saturated = spro_curve([maps[i] for i in known], [regions[i] for i in known])
     return {
         "image_auroc": image_auroc(judged, is_defect),
         "image_ap": image_ap(judged, is_defect),
-        **pixels,
+        **_pixels(known, maps, masks),
         "spro": None if saturated is None else saturated.area(limit=SPRO_LIMIT),
         **classification(judged, is_defect, threshold),
         "threshold": float(threshold),
         "pixel_threshold": float(pixel_threshold),
         "unknown_rate": _ratio(values.size - len(known), values.size),
         "frames": int(values.size),
-        "per_defect": per_defect(judged, judged_names, threshold),
+        "per_defect": per_defect(values, defects, threshold),
         "backend": backend,
         "precision": precision,
     }
@@ -173,6 +175,16 @@ def worst_and_mean(table: Mapping[str, Mapping[str, Any]]) -> tuple[float | None
     """Worst and mean image AUROC over the defect classes of `per_defect`."""
     found = [row["image_auroc"] for row in table.values() if row.get("image_auroc") is not None]
     return (min(found), sum(found) / len(found)) if found else (None, None)
+
+
+def _pixels(
+    known: Sequence[int], maps: Sequence[Map] | None, masks: Sequence[Mask | None] | None
+) -> dict[str, float | None]:
+    """Pixel metrics of the judged images that have ground truth; None each without any."""
+    pairs = []
+    if maps is not None and masks is not None:
+        pairs = [(maps[i], mask) for i in known if (mask := masks[i]) is not None]
+    return pixel_metrics([one for one, _ in pairs], [mask for _, mask in pairs])
 
 
 def _ranked(scores: ArrayLike, labels: ArrayLike) -> Ranking | None:

@@ -15,6 +15,7 @@ from edgead.bundle import Bundle
 from edgead.detector import Detector
 from edgead.errors import EdgeadError
 from edgead.evaluate import data
+from edgead.evaluate.loco import load_regions, load_saturations
 from edgead.evaluate.metrics import evaluate_scores
 from edgead.evaluate.regions import pro_curve
 from edgead.evaluate.report import Case, Report, nearest_cases
@@ -67,6 +68,7 @@ def evaluate(detector: Detector, root: str | Path) -> Evaluation:
         has_mask = not sample.label or sample.mask_path is not None
         masks.append(data.load_mask(sample, manifest.input.size) if has_mask else None)
     limits = manifest.thresholds
+    loco = load_saturations(root)
     empty = np.zeros(manifest.input.size, dtype=np.float32)
     figures = evaluate_scores(
         [np.nan if found is None else found.score for found in detections],
@@ -80,6 +82,9 @@ def evaluate(detector: Detector, root: str | Path) -> Evaluation:
             for found in detections
         ],
         masks=masks,
+        regions=None
+        if loco is None
+        else [load_regions(sample, manifest.input.size, loco) for sample in samples],
     )
     return Evaluation(figures, samples, detections, masks, reasons)
 
@@ -109,7 +114,7 @@ def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:
         "edgead": manifest.edgead,
     }
     return Report(
-        title=f"{manifest.method}: {len(found.samples)} images",
+        title=found.samples[0].path.resolve().parents[2].name,
         metrics=found.figures,
         scores=np.asarray(scores),
         defects=defects,
@@ -123,7 +128,9 @@ def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:
         false_rejects=[_case(found, i) for i in good],
         missed=[_case(found, i) for i in bad],
         pro=pro_curve([m for m, _ in pairs], [mask for _, mask in pairs]) if pairs else None,
-        facts={**facts, "note": note} if note else facts,
+        unknown=[(str(found.samples[i].path), why) for i, why in sorted(found.reasons.items())],
+        note=note,
+        facts=facts,
     )
 
 

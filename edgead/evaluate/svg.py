@@ -19,6 +19,8 @@ __all__ = ["curve_plot", "histogram", "score_range", "strip"]
 
 Floats = NDArray[np.float64]
 _BINS = 48
+# A curve's plot is square; margins in its own units.
+_SIDE, _LEFT, _BOTTOM, _TOP, _RIGHT = 420, 58, 46, 14, 16
 
 
 def score_range(good: Floats, defects: Floats, threshold: float) -> tuple[float, float]:
@@ -98,46 +100,28 @@ def curve_plot(
         area: Normalised area, written into the plot.
         point: (false-positive rate, height) of the calibrated threshold.
     """
-    side, left, bottom, top, right = 420, 58, 46, 14, 16
-    span_x, span_y = side - left - right, side - top - bottom
-
-    def xy(fpr: float, height: float) -> tuple[float, float]:
-        return left + fpr / limit * span_x, top + (1 - height) * span_y
-
-    drawn = [xy(*one) for one in _thinned(curve, limit)]
+    drawn = [_place(one, limit) for one in _thinned(curve, limit)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in drawn)
+    floor = _SIDE - _BOTTOM
     spoken = f"{name} curve with an area of {area:.4f} up to a false-positive rate of {limit:g}."
-    parts = [_title(side, side, f"{name} curve", spoken)]
-    for index in range(6):
-        share = index / 5
-        x, y = xy(share * limit, share)
-        parts.append(_line(left, y, side - right, y, "line"))
-        parts.append(_line(x, top, x, side - bottom, "line"))
-        parts.append(_text(left - 8, y, f"{share:g}", end=True, baseline="middle"))
-        parts.append(_text(x, side - bottom + 16, f"{share * limit:.2g}", middle=True))
-    base = f"{drawn[-1][0]:.1f},{side - bottom} {left},{side - bottom}"
-    parts.append(f'<polygon points="{path} {base}" fill="var(--good)" opacity="0.12"/>')
-    parts.append(
+    parts = [
+        _title(_SIDE, _SIDE, f"{name} curve", spoken),
+        *_grid(limit, y_label),
+        f'<polygon points="{path} {drawn[-1][0]:.1f},{floor} {_LEFT},{floor}" '
+        'fill="var(--good)" opacity="0.12"/>',
         f'<polyline points="{path}" fill="none" stroke="var(--good)" stroke-width="2.5" '
-        'stroke-linejoin="round"/>'
-    )
+        'stroke-linejoin="round"/>',
+        _text(_SIDE - _RIGHT - 10, floor - 14, f"area {area:.4f}", end=True, strong=True),
+    ]
     if point is not None:
-        x, y = xy(*point)
+        x, y = _place(point, limit)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--paper)" stroke="var(--defect)" '
             'stroke-width="3"/>'
         )
-        side_left = point[0] > 0.6 * limit
-        shift, drop = -12 if side_left else 12, -10 if point[1] < 0.2 else 16
-        parts.append(_text(x + shift, y + drop, "calibrated threshold", end=side_left, strong=True))
-    parts.append(_text(left + span_x / 2, side - 8, "false-positive rate", middle=True))
-    parts.append(
-        f'<text transform="translate(14 {top + span_y / 2:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{escape(y_label)}</text>'
-    )
-    parts.append(
-        _text(side - right - 10, side - bottom - 14, f"area {area:.4f}", end=True, strong=True)
-    )
+        end = point[0] > 0.6 * limit
+        shift, drop = -12 if end else 12, -10 if point[1] < 0.2 else 16
+        parts.append(_text(x + shift, y + drop, "calibrated threshold", end=end, strong=True))
     return "".join(parts) + "</svg>"
 
 
@@ -187,6 +171,32 @@ def _bars(
         f'width="{step - 1:.1f}" height="{lengths[index]:.1f}" rx="1.5" fill="var(--{colour})"/>'
         for index in np.flatnonzero(lengths)
     ]
+
+
+def _place(point: tuple[float, float], limit: float) -> tuple[float, float]:
+    """Where a point of a curve lies in its plot."""
+    span_x, span_y = _SIDE - _LEFT - _RIGHT, _SIDE - _TOP - _BOTTOM
+    return _LEFT + point[0] / limit * span_x, _TOP + (1 - point[1]) * span_y
+
+
+def _grid(limit: float, y_label: str) -> list[str]:
+    """Grid, numbers and names of the axes of a curve."""
+    parts = []
+    right, floor = _SIDE - _RIGHT, _SIDE - _BOTTOM
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        x, y = _place((share * limit, share), limit)
+        parts += [
+            _line(_LEFT, y, right, y, "line"),
+            _line(x, _TOP, x, floor, "line"),
+            _text(_LEFT - 8, y, f"{share:g}", end=True, baseline="middle"),
+            _text(x, floor + 16, f"{share * limit:.2g}", middle=True),
+        ]
+    parts.append(_text((_LEFT + right) / 2, _SIDE - 8, "false-positive rate", middle=True))
+    parts.append(
+        f'<text transform="translate(14 {(_TOP + floor) / 2:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y_label)}</text>'
+    )
+    return parts
 
 
 def _thinned(curve: Curve, limit: float, most: int = 400) -> Sequence[tuple[float, float]]:

@@ -209,6 +209,12 @@ def test_table_of_defects():
     assert worst_and_mean({"good": table["good"]}) == (None, None)
 
 
+def test_a_class_without_any_verdict_stays_in_the_table():
+    row = per_defect([0.1, np.nan], ["good", "bent"], 0.5)["bent"]
+    assert (row["frames"], row["unknown"], row["missed"]) == (1, 1, 0)
+    assert row["image_auroc"] is row["missed_defect_rate"] is None
+
+
 def test_evaluate_gives_every_key_as_plain_values():
     maps, masks = image_set(0, levels=None)
     names = ["good", "good", "a", "a", "b", "b"]
@@ -233,7 +239,8 @@ def test_evaluate_gives_every_key_as_plain_values():
         found["pixel_auroc"]
         == pixel_metrics([maps[i] for i in known], [masks[i] for i in known])["pixel_auroc"]
     )
-    assert found["per_defect"]["a"]["frames"] == 1
+    assert found["per_defect"]["a"]["frames"] == 2
+    assert found["per_defect"]["a"]["unknown"] == 1
 
 
 def test_without_masks_pixel_metrics_are_null():
