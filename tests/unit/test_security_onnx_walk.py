@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundles import tiny_model
+from bundles import TINY_MODEL, tiny_model
 from onnx import TensorProto, helper
 
 from edgead.errors import BundleError
@@ -41,6 +41,13 @@ def _body(*tensors: Any, nodes: tuple[Any, ...] = ()) -> onnx.GraphProto:
     out = helper.make_tensor_value_info("o", TensorProto.FLOAT, [4])
     identity = helper.make_node("Identity", ["w"], ["o"])
     return helper.make_graph([*nodes, identity], "body", [], [out], list(tensors))
+
+
+def test_the_packaged_tiny_model_is_what_onnx_writes() -> None:
+    expected, packaged = onnx.ModelProto(), onnx.ModelProto()
+    expected.ParseFromString(tiny_model())
+    packaged.ParseFromString(TINY_MODEL)
+    assert packaged == expected
 
 
 def test_summary_of_the_tiny_model() -> None:
