@@ -34,7 +34,9 @@ static inline void multiply_tile(const float* a, int64_t lda, const float* b, in
       for (int j = 0; j < kTileVectors; ++j) sum[i][j] += value * column[j];
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < kTileVectors; ++j) store(out + i * ldo + j * kLanes, sum[i][j]);
 }
 
@@ -54,8 +56,39 @@ static inline void multiply_tile(const uint32_t* a, int64_t lda, const uint32_t*
       for (int j = 0; j < kTileVectors; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], value, column[j]);
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < kTileVectors; ++j) _mm512_storeu_ps(out + i * ldo + j * kLanes, sum[i][j]);
+}
+#endif
+
+#if defined(__AVX512F__)
+// 16 rows of 16 words, transposed in registers: to[d * to_stride + j] = from[j * from_stride + d].
+static inline void transpose16(const void* from, int64_t from_stride, void* to, int64_t to_stride) {
+  __m512 row[16], part[16];
+  for (int i = 0; i < 16; ++i) row[i] = _mm512_loadu_ps(static_cast<const float*>(from) + i * from_stride);
+  for (int i = 0; i < 16; i += 2) {
+    part[i] = _mm512_unpacklo_ps(row[i], row[i + 1]);
+    part[i + 1] = _mm512_unpackhi_ps(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int half = 0; half < 2; ++half) {
+      const __m512d low = _mm512_castps_pd(part[i + half]), high = _mm512_castps_pd(part[i + half + 2]);
+      row[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      row[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  for (int i = 0; i < 4; ++i) {  // row[4 q + i] holds columns i, i + 4, i + 8, i + 12 of rows 4 q .. 4 q + 3
+    const __m512 low = _mm512_shuffle_f32x4(row[i], row[4 + i], 0x44);
+    const __m512 low_end = _mm512_shuffle_f32x4(row[i], row[4 + i], 0xee);
+    const __m512 high = _mm512_shuffle_f32x4(row[8 + i], row[12 + i], 0x44);
+    const __m512 high_end = _mm512_shuffle_f32x4(row[8 + i], row[12 + i], 0xee);
+    part[i] = _mm512_shuffle_f32x4(low, high, 0x88);
+    part[i + 4] = _mm512_shuffle_f32x4(low, high, 0xdd);
+    part[i + 8] = _mm512_shuffle_f32x4(low_end, high_end, 0x88);
+    part[i + 12] = _mm512_shuffle_f32x4(low_end, high_end, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(static_cast<float*>(to) + i * to_stride, part[i]);
 }
 #endif
 
@@ -65,14 +98,9 @@ static inline void pack_columns(const Word* rows, int64_t stride, int64_t count,
   static_assert(sizeof(Word) == 4, "words of 32 bits");
   int64_t d = 0;
 #if defined(__AVX512F__)
-  if (count == kTileColumns) {
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i at = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(static_cast<int>(stride)));
-    for (; d < depth; ++d)
-      for (int j = 0; j < kTileVectors; ++j)
-        _mm512_storeu_si512(packed + d * kTileColumns + j * kLanes,
-                            _mm512_i32gather_epi32(at, rows + j * kLanes * stride + d, 4));
-  }
+  for (; count == kTileColumns && d + 16 <= depth; d += 16)
+    for (int j = 0; j < kTileColumns; j += 16)
+      transpose16(rows + j * stride + d, stride, packed + d * kTileColumns + j, kTileColumns);
 #endif
   for (; d < depth; d += 16) {
     const int64_t end = least(d + 16, depth);

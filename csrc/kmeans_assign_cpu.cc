@@ -20,6 +20,7 @@ constexpr int64_t kBlockRows = 5 * kTileRows;
 #endif
 // A block's rows, its strip of scores [kBlockRows, kStripColumns] and a packed panel fit the second-level cache together.
 constexpr int64_t kStripColumns = 512;
+constexpr int64_t kStripPitch = kStripColumns + 16;  // no power of two, whose rows would share their cache sets
 constexpr int64_t kMiddleOf = 32;  // centroids whose mean is m; any m is correct
 
 constexpr int kWide = 64, kWideVectors = kWide / kLanes;  // partial sums of one reduction
@@ -219,7 +220,7 @@ void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
   auto run = [&](int64_t task, int) {
     const int64_t n0 = task * block, count = least(block, args.count - n0);
     Word* rows = static_cast<Word*>(scratch(1, block * pitch * sizeof(Word)));
-    float* strip = static_cast<float*>(scratch(2, block * kStripColumns * sizeof(float)));
+    float* strip = static_cast<float*>(scratch(2, block * kStripPitch * sizeof(float)));
     Patch* patches = static_cast<Patch*>(scratch(3, block * sizeof(Patch)));
     for (int64_t i = 0; i < round_up(count, kTileRows); ++i) {
       Patch& patch = patches[i] = Patch{};
@@ -238,8 +239,8 @@ void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
       for (int64_t j = 0; j < width; j += kTileColumns)
         for (int64_t i = 0; i < count; i += kTileRows)
           multiply_tile(rows + i * pitch, pitch, centroids.packed + (first + j) * words, words,
-                        strip + i * kStripColumns + j, kStripColumns);
-      for (int64_t i = 0; i < count; ++i) choose(args, centroids, strip + i * kStripColumns, first, width, patches[i]);
+                        strip + i * kStripPitch + j, kStripPitch);
+      for (int64_t i = 0; i < count; ++i) choose(args, centroids, strip + i * kStripPitch, first, width, patches[i]);
     }
     for (int64_t i = 0; i < count; ++i) {
       const float reach = patches[i].norm2 + 2 * largest;

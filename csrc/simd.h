@@ -40,7 +40,8 @@ static inline Vec load(const float* from) {
 
 static inline void store(float* to, Vec v) { memcpy(to, &v, sizeof v); }
 
-static inline Vec splat(float value) { return Vec{} + value; }
+// Minus zero, because plus zero is no identity: -0 + 0 is 0, and the addition would stay.
+static inline Vec splat(float value) { return value - Vec{}; }
 
 static inline bool any(VecMask mask) {
 #if defined(__AVX512F__)
@@ -52,6 +53,24 @@ static inline bool any(VecMask mask) {
   memcpy(half, &mask, sizeof half);
   return (half[0] | half[1]) != 0;
 #endif
+}
+
+static inline VecMask lane_numbers() {
+  int32_t number[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) number[lane] = lane;
+  VecMask numbers;
+  memcpy(&numbers, number, sizeof numbers);
+  return numbers;
+}
+
+static inline float sum_of(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
 }
 
 // One byte a lane: 1 or 0.

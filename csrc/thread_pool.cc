@@ -35,14 +35,15 @@ class Pool {
       }
       job_ = job;
       next_.store(0, std::memory_order_relaxed);
-      pending_ = job.workers - 1;
       error_ = nullptr;
+      open_ = true;
       ++generation_;
     }
     wake_.notify_all();
     drain(job, 0);
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return pending_ == 0; });
+    open_ = false;  // who has not woken by now is not waited for
+    done_.wait(lock, [this] { return active_ == 0; });
     if (error_) std::rethrow_exception(error_);
   }
 
@@ -58,18 +59,17 @@ class Pool {
   }
 
   void work(int worker, uint64_t seen) {
+    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      Job job;
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return generation_ != seen; });
-        seen = generation_;
-        job = job_;
-      }
-      if (worker >= job.workers) continue;
+      wake_.wait(lock, [&] { return generation_ != seen; });
+      seen = generation_;
+      const Job job = job_;
+      if (!open_ || worker >= job.workers) continue;
+      ++active_;
+      lock.unlock();
       drain(job, worker);
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (--pending_ == 0) done_.notify_one();
+      lock.lock();
+      if (--active_ == 0) done_.notify_one();
     }
   }
 
@@ -80,7 +80,8 @@ class Pool {
   std::exception_ptr error_;
   uint64_t generation_ = 0;
   int spawned_ = 0;
-  int pending_ = 0;
+  int active_ = 0;     // workers inside the job, the caller not counted
+  bool open_ = false;  // the job may still be joined
 };
 
 // Never destroyed: its threads sleep in it until the process ends. A forked child has none of them and starts afresh.

@@ -18,8 +18,7 @@ void unit_row(const float* row, int64_t channels, float* to) {
     const Vec v = load(row + c);
     sums += v * v;
   }
-  float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  float sum = sum_of(sums);
   for (; c < channels; ++c) sum += row[c] * row[c];
   const float norm = __builtin_sqrtf(sum);
   const float divisor = norm == 0 ? 1 : norm;
@@ -84,23 +83,71 @@ float floor_of(float* scores, const float* position, int64_t width, int64_t k) {
 
 // Offers scores[0 .. width) of columns first, first + 1, ..., but those that cannot be among the best.
 void offer_all(Best& best, const float* scores, int64_t width, int64_t first, float floor) {
-  int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes) {
-    const Vec v = load(scores + j);
+  for (int64_t j = 0; j < width; j += kLanes) {
     if (best.size == best.k && best.score[best.k - 1] > floor) floor = best.score[best.k - 1];
-#if defined(__AVX512F__)
-    unsigned chosen = _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(floor), _CMP_NLT_UQ);
-    for (; chosen != 0; chosen &= chosen - 1) {
-      const int lane = __builtin_ctz(chosen);
-      best.offer(scores[j + lane], first + j + lane);
-    }
-#else
-    if (!any(!(v < floor))) continue;
-    for (int lane = 0; lane < kLanes; ++lane)
-      if (!(scores[j + lane] < floor)) best.offer(scores[j + lane], first + j + lane);
-#endif
+    if (j + kLanes <= width && !any(!(load(scores + j) < floor))) continue;
+    for (int64_t at = j; at < least(j + kLanes, width); ++at)
+      if (!(scores[at] < floor)) best.offer(scores[at], first + at);
   }
-  for (; j < width; ++j) best.offer(scores[j], first + j);
+}
+
+constexpr int kShortlist = 32;
+
+// Integers in the order of the floats they stand for; NaN is the largest, -0 equals 0.
+int32_t key_of(float value) {
+  const float unsigned_zero = value + 0.0f;
+  int32_t bits;
+  memcpy(&bits, &unsigned_zero, sizeof bits);
+  return value != value ? INT32_MAX : bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+// The same result without a branch that random data would mispredict: what reaches the floor goes to a short list, in which
+// each finds its rank by counting. False, and nothing done, where the list would overflow.
+bool rank_all(Best& best, const float* scores, int64_t width, int64_t first, float floor) {
+  float score[kShortlist + kLanes];
+  int32_t index[kShortlist + kLanes];
+  int64_t size = best.size;
+  if (best.k > kGroups) return false;
+  memcpy(score, best.score, size * sizeof(float));
+  memcpy(index, best.index, size * sizeof(int32_t));
+  if (size == best.k && best.score[size - 1] > floor) floor = best.score[size - 1];
+  for (int64_t j = 0; j < width; j += kLanes) {
+#if defined(__AVX512F__)
+    const __mmask16 valid = width - j >= kLanes ? 0xffff : (1u << (width - j)) - 1;
+    const __m512 v = _mm512_maskz_loadu_ps(valid, scores + j);
+    const __mmask16 chosen = _mm512_mask_cmp_ps_mask(valid, v, _mm512_set1_ps(floor), _CMP_NLT_UQ);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_storeu_ps(score + size, _mm512_maskz_compress_ps(chosen, v));
+    _mm512_storeu_si512(index + size, _mm512_maskz_compress_epi32(
+                                          chosen, _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + j)))));
+    size += __builtin_popcount(chosen);
+#else
+    if (j + kLanes <= width && !any(!(load(scores + j) < floor))) continue;
+    for (int64_t at = j; at < least(j + kLanes, width); ++at) {
+      score[size] = scores[at];
+      index[size] = static_cast<int32_t>(first + at);
+      size += !(scores[at] < floor);
+    }
+#endif
+    if (size > kShortlist) return false;
+  }
+  // Arrays, because a lane of a vector is dear to write and to read.
+  int32_t keys[kShortlist], ranks[kShortlist];
+  for (int i = 0; i < kShortlist; ++i) keys[i] = i < size ? key_of(score[i]) : INT32_MIN;
+  const VecMask lanes = lane_numbers();
+  for (int v = 0; v < kShortlist; v += kLanes) {
+    VecMask key, rank = {};
+    memcpy(&key, keys + v, sizeof key);
+    for (int32_t i = 0; i < size; ++i) rank -= (keys[i] > key) | ((keys[i] == key) & (i - v < lanes));
+    memcpy(ranks + v, &rank, sizeof rank);
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    if (ranks[i] >= best.k) continue;
+    best.score[ranks[i]] = score[i];
+    best.index[ranks[i]] = index[i];
+  }
+  best.size = least(size, best.k);
+  return true;
 }
 
 }  // namespace
@@ -124,7 +171,8 @@ void topk_neighbours_cpu(const TopkArgs& args, int threads) {
 
   auto run = [&](int64_t task, int) {
     const int64_t b = task / blocks, i0 = task % blocks * kTileRows, count = least(kTileRows, nodes - i0);
-    const int64_t pitch = least(panels * kTileColumns, kStripColumns);
+    // Not a power of two: the rows of a strip would share their cache sets.
+    const int64_t pitch = least(panels * kTileColumns, kStripColumns) + 16;
     float* rows = static_cast<float*>(scratch(1, kTileRows * (channels + pitch) * sizeof(float)));
     float* strip = rows + kTileRows * channels;
     if (count < kTileRows) memset(rows, 0, kTileRows * channels * sizeof(float));
@@ -139,7 +187,7 @@ void topk_neighbours_cpu(const TopkArgs& args, int threads) {
         const float* position = args.position ? args.position + (i0 + i) * nodes + first : nullptr;
         const float floor = floor_of(strip + i * pitch, position, width, k);
         Best best{kept + i * k, index + i * k, k, least(first, k)};
-        offer_all(best, strip + i * pitch, width, first, floor);
+        if (!rank_all(best, strip + i * pitch, width, first, floor)) offer_all(best, strip + i * pitch, width, first, floor);
       }
     }
   };
