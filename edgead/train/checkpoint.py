@@ -22,7 +22,18 @@ from safetensors.torch import save
 from edgead import files
 from edgead.errors import CalibrationError, ConfigError, StorageError
 
-__all__ = ["Checkpoints", "Stateful", "Values", "pack", "unpack"]
+__all__ = [
+    "Checkpoints",
+    "Stateful",
+    "Values",
+    "check_finite",
+    "pack",
+    "random_state",
+    "set_random_state",
+    "set_state",
+    "state_of",
+    "unpack",
+]
 
 _FORMAT = "edgead-training-1"
 Tree = Any
@@ -149,7 +160,20 @@ class Checkpoints:
         return self.folder / f"{index:02d}-{re.sub(r'[^A-Za-z0-9_-]+', '-', stage)}.safetensors"
 
 
-def check_finite(objects: Mapping[str, Stateful]) -> None:
+def state_of(one: Stateful | torch.Generator) -> Tree:
+    """State of anything that a loop may register."""
+    return one.get_state() if isinstance(one, torch.Generator) else one.state_dict()
+
+
+def set_state(one: Stateful | torch.Generator, state: Tree) -> None:
+    """Give back what `state_of` took."""
+    if isinstance(one, torch.Generator):
+        one.set_state(state)
+    else:
+        one.load_state_dict(state)
+
+
+def check_finite(objects: Mapping[str, Stateful | torch.Generator]) -> None:
     """Refuse to write weights that are lost already.
 
     Raises:
