@@ -17,7 +17,8 @@ from edgead.errors import CalibrationError, ConfigError
 from edgead.evaluate import blemishes
 from edgead.evaluate.foreground import foreground_mask
 from edgead.evaluate.perlin import perlin_mask
-from edgead.evaluate.textures import Image, TextureSource, opencv, procedural_texture
+from edgead.evaluate.textures import Image, TextureSource, procedural_texture
+from edgead.images import opencv
 
 __all__ = ["KINDS", "contact_sheet", "simulate"]
 
@@ -147,9 +148,10 @@ def _blended(
         mask = perlin_mask(foreground, rng)
         source = textures((height, width), rng) if kind == "structural" else _shuffled(image, rng)
         keep = rng.uniform(0, 0.9)
-    varied = np.clip(source * rng.uniform(0.8, 1.2) + rng.uniform(-20, 20), 0, 255)
-    blend = (1 - keep) * varied + keep * image
-    return np.where(mask[:, :, None], np.round(blend).astype(np.uint8), image), mask
+    varied = np.clip(source[mask] * rng.uniform(0.8, 1.2) + rng.uniform(-20, 20), 0, 255)
+    result = image.copy()
+    result[mask] = np.round((1 - keep) * varied + keep * image[mask])
+    return result, mask
 
 
 def _shuffled(image: Image, rng: np.random.Generator) -> Image:

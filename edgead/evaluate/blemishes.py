@@ -11,7 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead.evaluate.textures import Image, opencv
+from edgead.evaluate.textures import Image
+from edgead.images import opencv
 
 __all__ = ["confetti", "cutpaste", "dent", "scratch", "stain"]
 
@@ -135,9 +136,10 @@ def _mixed(
 ) -> Simulated:
     """Lay a colour over the image; the mask is where at least an eighth of it shows."""
     mask: Mask = (alpha > 0.125) & foreground
-    weight = np.where(mask, alpha, 0)[:, :, None]
-    mixed = image * (1 - weight) + colour * weight
-    return np.clip(np.round(mixed), 0, 255).astype(np.uint8), mask
+    weight = alpha[mask][:, None]
+    result = image.copy()
+    result[mask] = np.clip(np.round(image[mask] * (1 - weight) + colour * weight), 0, 255)
+    return result, mask
 
 
 def _contrast(

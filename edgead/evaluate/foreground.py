@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead.evaluate.textures import opencv
+from edgead.images import opencv
 
 __all__ = ["Otsu", "foreground_mask", "otsu"]
 

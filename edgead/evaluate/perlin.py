@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgead.images import opencv
+
 __all__ = ["MIN_MASK_PX", "perlin", "perlin_mask"]
 
 MIN_MASK_PX = 49  # SLSG, section 3.2: smaller masks are redrawn
+# A cell is smooth: this many pixels each way hold it, the rest is interpolated.
+_PX_PER_CELL = 12
 
 
 def perlin(
@@ -19,7 +23,7 @@ def perlin(
     *,
     angle: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Gradient noise in -1..1.
+    """Gradient noise in about -1..1.
 
     Args:
         size: (H, W) of the result.
@@ -32,6 +36,20 @@ def perlin(
 
     Source: Perlin, Improving Noise, SIGGRAPH 2002 (fade 6 t^5 - 15 t^4 + 10 t^3).
     """
+    fine = _PX_PER_CELL * max(cells)
+    drawn = (min(size[0], fine), min(size[1], fine))
+    noise = _noise(drawn, cells, rng, angle)
+    if drawn == size:
+        return noise
+    cv2 = opencv()
+    large: NDArray[np.float32] = cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC)
+    return large
+
+
+def _noise(
+    size: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator, angle: float
+) -> NDArray[np.float32]:
+    """`perlin`, every pixel computed."""
     y, x = (((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5) for n in size)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     # A turned unit square reaches sqrt(1/2) from its centre: the lattice is that much larger.

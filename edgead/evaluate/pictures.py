@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead.errors import StorageError
-from edgead.evaluate.textures import Image, opencv
+from edgead.evaluate.textures import Image
+from edgead.images import opencv
 
 __all__ = [
     "Case",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead.errors import BackendError, CalibrationError
+from edgead.errors import CalibrationError
 from edgead.evaluate.curves import Curve, Ranking, rank
+from edgead.images import opencv
 
 __all__ = [
     "PRO_LIMIT",
@@ -116,14 +116,7 @@ def connected_regions(mask: Mask) -> NDArray[np.int32]:
     Raises:
         BackendError: OPENCV_MISSING.
     """
-    try:
-        cv2 = importlib.import_module("cv2")
-    except ImportError as error:
-        raise BackendError(
-            "OPENCV_MISSING",
-            f"connected regions need OpenCV, which does not import ({error}).",
-            "pip install 'edgead[cpu]'.",
-        ) from error
+    cv2 = opencv()
     _, labels = cv2.connectedComponents(np.ascontiguousarray(mask, dtype=np.uint8), connectivity=8)
     result: NDArray[np.int32] = labels
     return result

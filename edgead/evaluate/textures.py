@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead.errors import BackendError, CalibrationError
+from edgead.errors import CalibrationError
 from edgead.evaluate.data import find_images, load_images
 from edgead.evaluate.perlin import perlin
 from edgead.frame import PixelFormat
+from edgead.images import opencv
 
-__all__ = ["TextureSource", "opencv", "procedural_texture", "texture_folder"]
+__all__ = ["TextureSource", "procedural_texture", "texture_folder"]
 
 Image = NDArray[np.uint8]
 TextureSource = Callable[[tuple[int, int], np.random.Generator], Image]
@@ -57,32 +56,15 @@ def procedural_texture(size: tuple[int, int], rng: np.random.Generator) -> Image
     """A random texture: clouds, grain, stripes, cells or marble in two to three random colours."""
     make = _FIELDS[int(rng.integers(len(_FIELDS)))]
     field = make(size, rng)
-    low, high = np.percentile(field, (2, 98))
-    t = np.clip((field - low) / max(float(high - low), 1e-6), 0, 1)[:, :, None]
+    low, high = np.percentile(field[::2, ::2], (2, 98))
+    shade = np.clip((field - low) * (255 / max(float(high - low), 1e-6)), 0, 255).astype(np.uint8)
     colours = rng.uniform(0, 255, (3, 3))
     if rng.random() < 0.5:  # half of the textures are grey, as most industrial surfaces are
         colours = np.repeat(colours.mean(axis=1, keepdims=True), 3, axis=1)
-    first = colours[0] * (1 - 2 * t) + colours[1] * (2 * t)
-    second = colours[1] * (2 - 2 * t) + colours[2] * (2 * t - 1)
-    noise = rng.normal(0, rng.uniform(0, 12), (*size, 1))
-    mixed = np.where(t < 0.5, first, second) + noise
+    ramp = np.stack([np.interp(np.arange(256), (0, 127.5, 255), c) for c in colours.T], axis=1)
+    noise = rng.normal(0, rng.uniform(0, 12), (*size, 1)).astype(np.float32)
+    mixed = ramp.astype(np.float32)[shade] + noise
     return np.asarray(np.clip(mixed, 0, 255), dtype=np.uint8)
-
-
-def opencv() -> Any:
-    """OpenCV, imported on use.
-
-    Raises:
-        BackendError: OPENCV_MISSING.
-    """
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise BackendError(
-            "OPENCV_MISSING",
-            f"simulated defects and reports need OpenCV, which does not import ({error}).",
-            "pip install 'edgead[cpu]'.",
-        ) from error
 
 
 def _cropped(image: Image, size: tuple[int, int], rng: np.random.Generator) -> Image:
