@@ -68,18 +68,18 @@ _UNBOUNDED = frozenset({"Loop", "Scan", "SequenceMap"})
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64}
 _BITS |= {16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4}
 
-# Field numbers by message: m = nested message, s = bytes or text, v = varint, f = 32-bit,
+# Field numbers by message: m = nested message, s = text, b = bytes, v = varint, f = 32-bit,
 # p = repeated number, packed or not. A number that is not listed is refused: what we cannot name,
 # an engine might still obey.
 _MODEL = {1: "v", 2: "s", 3: "s", 4: "s", 5: "v", 6: "s", 7: "m", 8: "m", 14: "m", 25: "m"}
 _GRAPH = {1: "m", 2: "s", 5: "m", 10: "s", 11: "m", 12: "m", 13: "m", 14: "m", 15: "m", 16: "m"}
 _NODE = {1: "s", 2: "s", 3: "s", 4: "s", 5: "m", 6: "s", 7: "s", 8: "s", 9: "m"}
 _ATTRIBUTE = {
-    **{1: "s", 2: "f", 3: "v", 4: "s", 5: "m", 6: "m", 7: "p", 8: "p", 9: "s", 10: "m", 11: "m"},
+    **{1: "s", 2: "f", 3: "v", 4: "b", 5: "m", 6: "m", 7: "p", 8: "p", 9: "b", 10: "m", 11: "m"},
     **{13: "s", 14: "m", 15: "m", 20: "v", 21: "s", 22: "m", 23: "m"},
 }
 _TENSOR = {
-    **{1: "p", 2: "v", 4: "p", 5: "p", 6: "s", 7: "p", 8: "s", 9: "s", 10: "p", 11: "p", 12: "s"},
+    **{1: "p", 2: "v", 4: "p", 5: "p", 6: "b", 7: "p", 8: "s", 9: "b", 10: "p", 11: "p", 12: "s"},
     **{13: "m", 14: "v", 16: "m"},
 }
 _SPARSE = {1: "m", 2: "m", 3: "p"}
@@ -88,12 +88,14 @@ _FUNCTION = {
     **{13: "s", 14: "m"},
 }
 _OPSET = {1: "s", 2: "v"}
+_NOTE = {1: "s", 2: "s"}
+_QUANTIZATION = {1: "s", 2: "m"}
 _VALUE = {1: "s", 2: "m", 3: "s", 4: "m"}
 _TYPE = {1: "m", 6: "s"}
 _TENSOR_TYPE = {1: "v", 2: "m"}
 _SHAPE = {1: "m"}
 _DIMENSION = {1: "v", 2: "s", 3: "s"}
-_WIRE = {"v": {0}, "f": {5}, "s": {2}, "m": {2}, "p": {0, 1, 2, 5}}
+_WIRE = {"v": {0}, "f": {5}, "s": {2}, "b": {2}, "m": {2}, "p": {0, 1, 2, 5}}
 
 _Span = tuple[int, int]  # start and end of a nested value in the file
 _Field = tuple[int, int, _Span]  # number, varint value (0 for others), span
@@ -177,6 +179,8 @@ class _Walk:
                 position += 8 if wire == 1 else 4
             if position > end:
                 self.corrupt(f"{message} breaks off at byte {end}")
+            if known[number] == "s":
+                self.text((start, position))  # engines decode each name, and fail untyped
             yield number, value, (start, position)
 
     def text(self, span: _Span) -> str:
@@ -196,21 +200,23 @@ class _Walk:
                 graphs += 1
                 self.graph(span, depth=0)
             elif number == 8:
-                self.opset(span)
+                self.summary.opset = self.opset(span) or self.summary.opset
+            elif number == 14:
+                self.note(span)
             elif number == 25:
                 self.function(span)
         if graphs != 1 or not self.summary.opset or not self.summary.outputs:
             self.corrupt("it has no single graph with outputs and an operator set")
 
-    def opset(self, span: _Span) -> None:
+    def opset(self, span: _Span) -> int:
+        """Version of an operator set, 0 for one of a foreign domain."""
         domain, version = "", 0
         for number, value, part in self.fields(span, _OPSET, "an operator set"):
             if number == 1:
                 domain = self.text(part)
             else:
                 version = value
-        if domain in _DOMAINS:
-            self.summary.opset = version
+        return version if domain in _DOMAINS else 0
 
     def graph(self, span: _Span, *, depth: int) -> None:
         if depth > self.limits.max_depth:
@@ -222,16 +228,34 @@ class _Walk:
                 self.tensor(part)
             elif number == 15:
                 self.sparse(part)
-            elif number in (11, 12) and depth == 0:
-                side = self.summary.inputs if number == 11 else self.summary.outputs
-                side.append(self.value(part))
+            elif number in (11, 12, 13):
+                value = self.value(part)
+                if number != 13 and depth == 0:
+                    (self.summary.inputs if number == 11 else self.summary.outputs).append(value)
+            elif number == 14:
+                for inner, _, note in self.fields(part, _QUANTIZATION, "an annotation"):
+                    if inner == 2:
+                        self.note(note)
+            elif number == 16:
+                self.note(part)
+
+    def note(self, span: _Span) -> None:
+        """A key and a value for people: read only to hold their text to UTF-8."""
+        for _ in self.fields(span, _NOTE, "a note"):
+            pass
 
     def function(self, span: _Span) -> None:
         for number, _, part in self.fields(span, _FUNCTION, "a function"):
             if number == 7:
                 self.node(part, depth=1)
+            elif number == 9:
+                self.opset(part)
             elif number == 11:
                 self.attribute(part, depth=1)
+            elif number == 12:
+                self.value(part)
+            elif number == 14:
+                self.note(part)
 
     def node(self, span: _Span, *, depth: int) -> None:
         self.nodes += 1
@@ -245,6 +269,8 @@ class _Walk:
                 domain = self.text(part)
             elif number == 5:
                 self.attribute(part, depth=depth)
+            elif number == 9:
+                self.note(part)
         if domain not in _DOMAINS or operator in _UNBOUNDED or not operator:
             raise BundleError(
                 "MODEL_OP",
@@ -262,6 +288,8 @@ class _Walk:
                 self.graph(part, depth=depth + 1)
             elif number in (22, 23):
                 self.sparse(part)
+            elif number in (14, 15):
+                self.type(part)
 
     def sparse(self, span: _Span) -> None:
         for number, _, part in self.fields(span, _SPARSE, "a sparse tensor"):
@@ -281,6 +309,8 @@ class _Walk:
                 label = self.text(part)
             elif number == 9:
                 raw = part[1] - part[0]
+            elif number == 16:
+                self.note(part)
             elif number in (4, 5, 7, 10, 11):
                 counted += self.count(number, part)
             elif number == 13 or (number == 14 and value):
@@ -326,6 +356,8 @@ class _Walk:
                 name = self.text(part)
             elif number == 2:
                 kind, shape = self.type(part)
+            elif number == 4:
+                self.note(part)
         return OnnxValue(name, kind, shape)
 
     def type(self, span: _Span) -> tuple[int, tuple[int | str, ...]]:

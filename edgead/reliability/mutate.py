@@ -112,9 +112,8 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
     waiting = [tree]
     while waiting:
         part = waiting.pop()
-        items = part.items() if isinstance(part, dict) else ()
-        items = enumerate(part) if isinstance(part, list) else items
-        for key, value in items:
+        pairs = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, value in list(pairs):
             found.append((part, key))
             if isinstance(value, (dict, list)):
                 waiting.append(value)
@@ -130,7 +129,9 @@ def _near_value(parent: Any, key: Any, draw: random.Random) -> None:
     if isinstance(value, bool) or value is None:
         parent[key] = draw.choice((0, 1, "true", None))
     elif isinstance(value, (int, float)):
-        parent[key] = draw.choice((value + 1, -value, value * 1e6, float(value), str(value), [value]))
+        parent[key] = draw.choice(
+            (value + 1, -value, value * 1e6, float(value), str(value), [value])
+        )
     elif isinstance(value, str):
         parent[key] = draw.choice((value[:-1], value + "x", value.upper(), value[::-1], [value]))
     else:
@@ -144,7 +145,9 @@ def _drop(parent: Any, key: Any, _: random.Random) -> None:
 def _rename(parent: Any, key: Any, draw: random.Random) -> None:
     if isinstance(parent, dict):
         name = str(key)
-        parent[draw.choice((name + "s", name[:-1], name.upper(), "", "__class__"))] = parent.pop(key)
+        parent[draw.choice((name + "s", name[:-1], name.upper(), "", "__class__"))] = parent.pop(
+            key
+        )
     else:
         parent.insert(key, copy.deepcopy(parent[key]))
 
