@@ -271,9 +271,10 @@ def _table(report: Report, known: NDArray[np.bool_]) -> str:
     )
     return (
         '<section aria-labelledby="classes"><h2 id="classes">Each class</h2>'
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="classes"><table>'
-        "<caption>Wrong means rejected for good images and missed for defects. In the last column "
-        "each tick is an image, the dashed line the threshold.</caption>"
+        '<p class="note">Wrong means rejected for good images and missed for defects. In the last '
+        "column each tick is an image, the dashed line the threshold.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="classes">'
+        '<table aria-labelledby="classes">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 

@@ -60,7 +60,6 @@ svg text.strong { fill: var(--ink); font-weight: 600; }
 .scroll { overflow-x: auto; }
 .wide svg { min-width: 620px; }
 table { border-collapse: collapse; width: 100%; }
-caption { text-align: left; color: var(--muted); padding-bottom: 8px; }
 th, td { text-align: right; padding: 8px 12px; border-top: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--muted); font-weight: 500; border-top: 0; }
