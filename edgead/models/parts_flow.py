@@ -33,7 +33,8 @@ class Subnetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, C_in, h, w) -> s and t, (n, C_out, h, w) each."""
-        out = self.second(F.leaky_relu(self.first(x), 0.1)).float() * self.gain
+        out = self.second(F.leaky_relu(self.first(x), 0.1))
+        out = out.to(x.dtype) * self.gain  # under autocast the convolutions answer in bfloat16
         s, t = out.chunk(2, dim=1)
         return s, t
 
