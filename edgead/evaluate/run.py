@@ -26,6 +26,11 @@ from edgead.types import Detection
 __all__ = ["Evaluation", "evaluate", "report_of"]
 
 _log = logging.getLogger(__name__)
+_HOW = {
+    "held_out": "They were held out: training never saw them.",
+    "cross_fitted": "They were cross-fitted: each was scored by a model that had not seen it.",
+    "commissioned": "They are this line's own.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +129,8 @@ def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:
             limits.confidence,
             limits.false_reject_rate,
             limits.needed,
-        ),
+        )
+        + f" {_HOW[limits.how]}",
         false_rejects=[_case(found, i) for i in good],
         missed=[_case(found, i) for i in bad],
         pro=pro_curve([m for m, _ in pairs], [mask for _, mask in pairs]) if pairs else None,

@@ -68,6 +68,10 @@ def test_the_report_shows_the_wrong_verdicts(root, tmp_path):
     found = judged(root)
     report = report_of(found, tiny_bundle(), note="Made up.")
     assert report.title == "part"
+    assert report.promise == (
+        "3 held-out good images prove at most 2 % false rejects at 95 % confidence; the 1 % asked "
+        "for needs 299. They were held out: training never saw them."
+    )
     assert [case.score > THRESHOLD for case in report.false_rejects] == [True, False, False]
     assert [case.score > THRESHOLD for case in report.missed] == [False, True]
     assert report.unknown == [(str(root / "test" / "bent" / "2.png"), "IMAGE_TRUNCATED")]
