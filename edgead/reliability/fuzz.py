@@ -202,7 +202,8 @@ def _read_one(
     try:
         if plant is not None:
             _happen(plant)
-        made.read(data)
+        if plant != "accept":
+            made.read(data)
     except EdgeadError as error:
         report["refused"][error.code] += 1
         return
