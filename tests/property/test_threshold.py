@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ SCORES = hnp.arrays(
 RATES = st.floats(0.001, 0.49)
 
 
+@settings(deadline=None)
 @given(SCORES, RATES)
 def test_threshold_is_a_score_and_its_bound_is_kept_or_said(scores, rate):
     learnt = learn_threshold(scores, false_reject_rate=rate)
@@ -30,6 +31,7 @@ def test_threshold_is_a_score_and_its_bound_is_kept_or_said(scores, rate):
         assert str(learnt.needed) in learnt.message
 
 
+@settings(deadline=None)
 @given(SCORES, RATES, RATES)
 def test_a_lower_rate_never_lowers_the_threshold(scores, first, second):
     low, high = sorted((first, second))
@@ -37,6 +39,7 @@ def test_a_lower_rate_never_lowers_the_threshold(scores, first, second):
     assert strict.threshold >= learn_threshold(scores, false_reject_rate=high).threshold
 
 
+@settings(deadline=None)
 @given(SCORES, st.permutations(range(5)))
 def test_order_does_not_matter(scores, order):
     mixed = np.concatenate([scores[i::5] for i in order])
@@ -45,6 +48,7 @@ def test_order_does_not_matter(scores, order):
     )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.data(), st.floats(0.55, 0.999))
 def test_bounds_hold_the_share_and_rise_with_events(trials, data, level):
     events = data.draw(st.integers(0, trials))
@@ -55,6 +59,7 @@ def test_bounds_hold_the_share_and_rise_with_events(trials, data, level):
     assert low + clopper_pearson(trials - events, trials, level)[1] == pytest.approx(1, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(SCORES.filter(lambda s: np.ptp(s) > 1e-3), st.data())
 def test_confidence_orders_as_scores_do(scores, data):
     scale = score_scale(learn_threshold(scores, false_reject_rate=0.05).threshold, scores)
@@ -69,6 +74,7 @@ def test_confidence_orders_as_scores_do(scores, data):
     assert np.all(np.diff(confidence(beyond, scores, scale))[gaps] > 0)
 
 
+@settings(deadline=None)
 @given(SCORES.filter(lambda s: np.ptp(s) > 1e-3))
 def test_confidence_is_the_empirical_share_at_good_scores(scores):
     found = confidence(scores, scores, 1.0)
