@@ -60,7 +60,7 @@ def table(runs: list[Run]) -> str:
         "| set | method | backbone, input | training | image AUROC (worst defect) | pixel AUROC | PRO "
         "| false rejects | missed defects | paper: image / pixel AUROC |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(groups[key]) for key in sorted(groups, key=str)),
+        *(_row(groups[key]) for key in sorted(groups)),
         "",
         *(f"{note}\n" for note in NOTES),
         f"Measured on {', '.join(sorted({_where(run) for run in runs}))}.",
