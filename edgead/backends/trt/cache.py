@@ -279,8 +279,8 @@ def read_owned(path: Path) -> bytes:
         raise BackendError(
             "ENGINE_FILE", f"{path} {what}.", "Delete it and build again."
         ) from error
-    with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(handle)
         wrong = (
             "is not a plain file"
             if not stat.S_ISREG(status.st_mode)
@@ -292,7 +292,10 @@ def read_owned(path: Path) -> bytes:
         )
         if wrong:
             raise BackendError("ENGINE_FILE", f"{path} {wrong}.", "Delete it and build again.")
-        return stream.read()
+        with os.fdopen(handle, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(handle)
 
 
 def _make_private(folder: Path) -> None:
