@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from edgead.backends import BACKENDS, member_for
 from edgead.bundle import CERTIFICATES, Bundle
-from edgead.errors import BackendError, ConfigError
+from edgead.errors import BackendError, BundleError, ConfigError
 
 __all__ = ["Choice", "certificates", "choose"]
 
@@ -32,10 +33,37 @@ class Choice:
     why: str
 
 
+class _Figures(msgspec.Struct):
+    speedup: float
+
+
+class _Certificate(msgspec.Struct):
+    """What a choice is made by; other keys are for people."""
+
+    backend: str
+    precision: str
+    passed: bool
+    arithmetic: str
+    figures: _Figures
+
+
 def certificates(bundle: Bundle) -> list[dict[str, Any]]:
-    """The bundle's precision certificates; none when it was never quantised."""
+    """The bundle's precision certificates; none when it was never quantised.
+
+    Raises:
+        BundleError: CERTIFICATES when they are not what `edgead certify` writes.
+    """
     data = bundle.members.get(CERTIFICATES)
-    return [] if data is None else list(json.loads(data))
+    if data is None:
+        return []
+    try:
+        tree = msgspec.json.decode(data)
+        msgspec.convert(tree, list[_Certificate])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            "CERTIFICATES", f"{CERTIFICATES}: {error}.", "Make them again: edgead certify BUNDLE."
+        ) from error
+    return list(tree)
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 
 from edgead.backends.base import Backend, Request
 from edgead.bundle import HEAD, Bundle
-from edgead.errors import BackendError
+from edgead.errors import BackendError, BundleError
 from edgead.forks import keep_in_children
 from edgead.frame import Frame
 from edgead.heads import Head, ignore_mask
@@ -68,8 +69,7 @@ class Scorer:
         )
         self._backend = backend
         _check_io(backend, manifest.input.size, manifest.head.kind)
-        tensors = load_tensors(bundle.members[HEAD]) if HEAD in bundle.members else {}
-        self._head = Head(manifest.head, tensors)
+        self._head = Head(manifest.head, _tensors(bundle))
         self._view = manifest.view
         self._ignore: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         self._free: deque[Request] = deque()
@@ -138,6 +138,17 @@ class Scorer:
         if (rows, columns) not in self._ignore:
             self._ignore[rows, columns] = ignore_mask(self._view, (rows, columns))
         return self._ignore[rows, columns]
+
+
+def _tensors(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    if HEAD not in bundle.members:
+        return {}
+    try:
+        return dict(load_tensors(bundle.members[HEAD]))
+    except Exception as error:  # safetensors raises types of its own
+        raise BundleError(
+            "HEAD_TENSORS", f"{HEAD} is not a safetensors file.", "Make the bundle again."
+        ) from error
 
 
 def _check_io(backend: Backend, size: tuple[int, int], kind: str) -> None:

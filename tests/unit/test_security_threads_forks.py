@@ -181,4 +181,7 @@ def test_opening_and_closing_leaves_no_thread_or_handle(backend: str) -> None:
     for _ in range(20):
         once()
     gc.collect()
-    assert count() == before
+    after = count()
+    # Never more; fewer when what an earlier test left was collected meanwhile.
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
