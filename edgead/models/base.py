@@ -44,7 +44,8 @@ class InputLayer(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Normalise a batch."""
-        pixels = image.permute(0, 3, 1, 2).float().index_select(1, self.order)
+        # Cast first: TensorRT takes a uint8 input into a Cast and into nothing else.
+        pixels = image.float().permute(0, 3, 1, 2).index_select(1, self.order)
         return (pixels - self.mean) * self.scale
 
 
