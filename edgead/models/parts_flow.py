@@ -131,7 +131,7 @@ class Flow(nn.Module):
 
     def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, C, h, w) -> z of the same shape and log|det J| of each image, (n,)."""
-        z, log_determinant = y, y.new_zeros(len(y))
+        z, log_determinant = y, y.new_zeros(y.shape[0])
         for block in self.blocks:
             z, part = block(z)
             log_determinant = log_determinant + part
