@@ -21,10 +21,10 @@ import onnxsim
 import torch
 from numpy.typing import NDArray
 
+from edgead.deploy.spec import ExportSpec
 from edgead.errors import BundleError
 from edgead.heads import Head
 from edgead.manifest import Thresholds
-from edgead.models.base import ExportSpec
 from edgead.scorer import Scored
 
 __all__ = ["OPSET", "Parity", "check_parity", "onnx_from_spec"]
