@@ -35,7 +35,6 @@ Differences from the paper:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +55,7 @@ from edgead.models.parts_attention import ChannelAttention, QueryKeyAttention, S
 from edgead.models.parts_extractors import PAPER_BACKBONES, Extractors
 from edgead.models.parts_kmeans import compactness, kmeans, retained_deviation
 from edgead.models.parts_simulated import separation, simulated_defects
+from edgead.train.best import Best
 from edgead.train.checkpoint import Values
 from edgead.train.features import FeatureCache
 from edgead.train.loop import Loop
@@ -195,10 +195,8 @@ class DfdaAd:
         simulated = FeatureCache(self.extractors.packed, defects, device=loop.device)
         optimiser = torch.optim.Adam(attention.parameters(), lr=cfg.learning_rate)
         deviation = torch.from_numpy(self._draw(cache, train, loop).std(axis=0))
-        state = Values(
-            centroids=None, best=copy.deepcopy(attention.state_dict()), separation=-1.0, waited=0
-        )
-        loop.register(attention=attention, optimiser=optimiser, state=state)
+        best, state = Best(attention, patience=cfg.patience), Values(centroids=None)
+        loop.register(attention=attention, optimiser=optimiser, best=best, state=state)
         for _ in loop.stage("attention", epochs=cfg.epochs):
             patches = self._draw(cache, train, loop)
             kept = retained_deviation(torch.from_numpy(patches), deviation)
@@ -211,16 +209,12 @@ class DfdaAd:
             bad = self._distances(simulated, np.arange(len(defects)), state.centroids, loop)
             found = separation(good, bad, masks)
             loop.record(retained=kept, separation=found)
-            if found > state.separation:
-                state.separation, state.waited = found, 0
-                state.best = copy.deepcopy(attention.state_dict())
-            else:
-                state.waited += 1
-            if state.waited >= cfg.patience:
+            best.update(-found)  # the first is the untrained attention's
+            if best.is_done:
                 loop.end_stage()
                 continue
             self._adam(cache, train, state.centroids, deviation, optimiser, loop)
-        attention.load_state_dict(state.best)
+        best.restore()
         simulated.close()
 
     def _adam(

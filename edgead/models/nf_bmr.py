@@ -32,7 +32,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ from edgead.models.base import ExportSpec, Images
 from edgead.models.parts_flow import Flow, negative_log_likelihood
 from edgead.models.parts_mapping import BidirectionalMapping
 from edgead.models.parts_stage import StageBackbone
+from edgead.train.best import Best
 from edgead.train.features import FeatureCache
 from edgead.train.loop import Loop
 
@@ -82,7 +83,9 @@ class NfBmrConfig:
         batch_images: Images a step.
         precision: Of the convolutions while training.
         join: How both directions become one map.
-        held_out: Share of the good images that the map is calibrated on.
+        held_out: Share of the good images that end the stages and calibrate the map.
+        patience: Epochs without a lower loss on them after which a stage ends with its best weights; None
+            trains on and keeps the last.
         smoothing: Gaussian sigma of the map, input pixels.
     """
 
@@ -109,6 +112,7 @@ class NfBmrConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     join: Literal["calibrated", "bpfm"] = "calibrated"
     held_out: float = 0.1
+    patience: int | None = None
     smoothing: float = 0.0
 
     @classmethod
@@ -191,52 +195,87 @@ class NfBmr:
         try:
             if cfg.standardise:
                 network.set_moments(*source.moments())
-            self._train_flow(source, train, loop)
-            self._train_mapping(source, train, loop)
+            self._train_flow(source, train, held, loop)
+            self._train_mapping(source, train, held, loop)
             if cfg.join == "calibrated":
                 self._calibrate(source, held, loop)
         finally:
             source.close()
             network.cpu().eval()
 
-    def _train_flow(self, source: FeatureCache, rows: torch.Tensor, loop: Loop) -> None:
+    def _train_flow(
+        self, source: FeatureCache, rows: torch.Tensor, held: torch.Tensor, loop: Loop
+    ) -> None:
         """Stage 2: the target domain, by the flow's likelihood."""
         cfg, flow = self.config, self.network.flow
         optimiser = torch.optim.Adam(flow.parameters(), lr=cfg.flow_learning_rate)
-        loop.register(flow=flow, flow_optimiser=optimiser)
+        best = Best(flow, patience=cfg.patience)
+        loop.register(flow=flow, flow_optimiser=optimiser, best_flow=best)
         flow.train()
         for _ in loop.stage("flow", epochs=cfg.flow_epochs, share=0.5):
             for y in self._batches(source, rows, loop):
-                with self._autocast(loop):
-                    loss = negative_log_likelihood(*flow(y))
+                loss = self._flow_loss(y, loop)
                 loop.record(nll=loss.detach())
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(flow.parameters(), cfg.flow_gradient_norm)
                 optimiser.step()
+            self._judge(best, self._flow_loss, source, held, loop)
+        best.restore()
         flow.requires_grad_(False).eval()
 
-    def _train_mapping(self, source: FeatureCache, rows: torch.Tensor, loop: Loop) -> None:
+    def _train_mapping(
+        self, source: FeatureCache, rows: torch.Tensor, held: torch.Tensor, loop: Loop
+    ) -> None:
         """Stage 3: both mapping networks, by the mean squared errors in both directions."""
         cfg, mapping = self.config, self.network.mapping
         optimiser = torch.optim.Adam(
             mapping.parameters(), lr=cfg.map_learning_rate, weight_decay=cfg.map_weight_decay
         )
-        loop.register(mapping=mapping, map_optimiser=optimiser)
+        best = Best(mapping, patience=cfg.patience)
+        loop.register(mapping=mapping, map_optimiser=optimiser, best_mapping=best)
         mapping.train()
         for _ in loop.stage("mapping", epochs=cfg.map_epochs, share=0.5):
             for y in self._batches(source, rows, loop):
-                with self._autocast(loop):
-                    with torch.no_grad():
-                        z, _ = self.network.flow(y)
-                    mapped_y, mapped_z = mapping(y, z)
-                to_source, to_target = mapping_loss(y, z, mapped_y.float(), mapped_z.float())
-                loss = to_source + to_target
-                loop.record(source=to_source.detach(), target=to_target.detach())
+                loss = self._mapping_loss(y, loop)
+                loop.record(mse=loss.detach())
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+            self._judge(best, self._mapping_loss, source, held, loop)
+        best.restore()
         mapping.eval()
+
+    def _flow_loss(self, y: torch.Tensor, loop: Loop) -> torch.Tensor:
+        with self._autocast(loop):
+            return negative_log_likelihood(*self.network.flow(y))
+
+    def _mapping_loss(self, y: torch.Tensor, loop: Loop) -> torch.Tensor:
+        with self._autocast(loop):
+            with torch.no_grad():
+                z, _ = self.network.flow(y)
+            mapped_y, mapped_z = self.network.mapping(y, z)
+        return mapping_loss(y, z, mapped_y.float(), mapped_z.float())
+
+    def _judge(
+        self,
+        best: Best,
+        loss: Callable[[torch.Tensor, Loop], torch.Tensor],
+        source: FeatureCache,
+        rows: torch.Tensor,
+        loop: Loop,
+    ) -> None:
+        """Loss on the held-out images; ends the stage when it has not fallen for long."""
+        network = self.network.eval()
+        with torch.no_grad():
+            parts = rows.split(self.config.batch_images)
+            losses = [loss(self._standardised(source, part, loop), loop) for part in parts]
+        network.train()
+        found = float(torch.stack(losses).mean())
+        loop.record(held_out=found)
+        best.update(found)
+        if best.is_done:
+            loop.end_stage()
 
     def _calibrate(self, source: FeatureCache, rows: torch.Tensor, loop: Loop) -> None:
         """Mean error of either direction over held-out good images."""
@@ -331,8 +370,8 @@ class Network(nn.Module):
 
 def mapping_loss(
     y: torch.Tensor, z: torch.Tensor, mapped_y: torch.Tensor, mapped_z: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared errors of both directions.
+) -> torch.Tensor:
+    """Mean squared errors of both directions, added.
 
     Args:
         y: Source features. (n, C, h', w')
@@ -341,9 +380,9 @@ def mapping_loss(
         mapped_z: TMNN(y).
 
     Returns:
-        To the source domain, to the target domain. Scalars.
+        Scalar.
     """
-    return F.mse_loss(mapped_y, y), F.mse_loss(mapped_z, z)
+    return F.mse_loss(mapped_y, y) + F.mse_loss(mapped_z, z)
 
 
 def _source(config: NfBmrConfig, name: str, weights: str | Path | None, seed: int) -> Backbone:
