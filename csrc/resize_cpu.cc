@@ -1,3 +1,7 @@
+// A task is a block of output rows. The vertical pass makes 8.7 fixed-point rows of the full source width in scratch; the
+// horizontal pass then takes a group of output pixels and runs it down all rows of the block, so that what the group needs
+// (where its samples lie, their weights) is prepared once a block. Both passes multiply pairs of 16-bit samples and add
+// them into 32 bits in one instruction where there is one.
 #include "resize.h"
 
 #include "simd.h"
@@ -8,51 +12,202 @@ namespace {
 
 constexpr int kDown = kWeightBits - kIntermediateBits;
 constexpr int kLast = kWeightBits + kIntermediateBits;
-constexpr int64_t kRowsPerTask = 16;
+constexpr int64_t kRowsPerTask = 32;
+constexpr int64_t kPad = 96;  // samples behind a row that a vector may read; their weights are 0
 
-// row[x] = round(sum over t of w[t] * source[t][x]) in 8.7 fixed point, over the bytes of a row.
-void vertical(const uint8_t* source, int64_t stride, const int16_t* weights, int64_t taps, int64_t bytes, int32_t* sum,
-              int16_t* row) {
-  for (int64_t x = 0; x < bytes; ++x) sum[x] = 1 << (kDown - 1);
-  for (int64_t t = 0; t < taps; ++t) {
-    const uint8_t* from = source + t * stride;
-    const int32_t weight = weights[t];
-    for (int64_t x = 0; x < bytes; ++x) sum[x] += from[x] * weight;
-  }
-  for (int64_t x = 0; x < bytes; ++x) row[x] = static_cast<int16_t>(sum[x] >> kDown);
+struct Rows {
+  int16_t* data;
+  int64_t pitch, count;
+};
+
+#if defined(__AVX512BW__)
+using Wide = __m512i;
+inline Wide widen(const uint8_t* from) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)); }
+inline Wide low_pairs(Wide a, Wide b) { return _mm512_unpacklo_epi16(a, b); }
+inline Wide high_pairs(Wide a, Wide b) { return _mm512_unpackhi_epi16(a, b); }
+inline Wide add_products(Wide sum, Wide a, Wide b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline Wide splat_int(int32_t value) { return _mm512_set1_epi32(value); }
+inline Wide narrow(Wide low, Wide high) {
+  return _mm512_packs_epi32(_mm512_srai_epi32(low, kDown), _mm512_srai_epi32(high, kDown));
+}
+#elif defined(__AVX2__)
+using Wide = __m256i;
+inline Wide widen(const uint8_t* from) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)from)); }
+inline Wide low_pairs(Wide a, Wide b) { return _mm256_unpacklo_epi16(a, b); }
+inline Wide high_pairs(Wide a, Wide b) { return _mm256_unpackhi_epi16(a, b); }
+inline Wide add_products(Wide sum, Wide a, Wide b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Wide splat_int(int32_t value) { return _mm256_set1_epi32(value); }
+inline Wide narrow(Wide low, Wide high) {
+  return _mm256_packs_epi32(_mm256_srai_epi32(low, kDown), _mm256_srai_epi32(high, kDown));
+}
+#endif
+
+// Two weights as the pair that add_products takes.
+inline int32_t pair_of(int16_t first, int16_t second) {
+  return static_cast<int32_t>(static_cast<uint16_t>(first) | static_cast<uint32_t>(static_cast<uint16_t>(second)) << 16);
 }
 
+// row[x] = round(sum over t of weights[t] * source[t][x]) in 8.7 fixed point, over the bytes of a row.
+void vertical(const uint8_t* source, int64_t stride, const int16_t* weights, int64_t taps, int64_t bytes, int16_t* row) {
+  int64_t x = 0;
+#if defined(__AVX2__)
+  constexpr int64_t kStep = sizeof(Wide) / 2;
+  for (; x + kStep <= bytes; x += kStep) {
+    Wide low = splat_int(1 << (kDown - 1)), high = low;
+    for (int64_t t = 0; t < taps; t += 2) {
+      const bool paired = t + 1 < taps;
+      const Wide pair = splat_int(pair_of(weights[t], paired ? weights[t + 1] : 0));
+      const Wide a = widen(source + t * stride + x), b = paired ? widen(source + (t + 1) * stride + x) : a;
+      low = add_products(low, low_pairs(a, b), pair);
+      high = add_products(high, high_pairs(a, b), pair);
+    }
+    const Wide rounded = narrow(low, high);
+    memcpy(row + x, &rounded, sizeof rounded);
+  }
+#else
+  constexpr int64_t kStep = 16;
+  for (; x + kStep <= bytes; x += kStep) {
+    int32_t sum[kStep];
+    for (int64_t i = 0; i < kStep; ++i) sum[i] = 1 << (kDown - 1);
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t i = 0; i < kStep; ++i) sum[i] += source[t * stride + x + i] * weights[t];
+    for (int64_t i = 0; i < kStep; ++i) row[x + i] = static_cast<int16_t>(sum[i] >> kDown);
+  }
+#endif
+  for (; x < bytes; ++x) {
+    int32_t sum = 1 << (kDown - 1);
+    for (int64_t t = 0; t < taps; ++t) sum += source[t * stride + x] * weights[t];
+    row[x] = static_cast<int16_t>(sum >> kDown);
+  }
+}
+
+#if defined(__AVX512BW__)
+
+// A group of output pixels: 16 sums of 32 bits, one a channel of a pixel (4 slots a pixel, or 1 in mono frames). The sample
+// pair of each slot is picked from 64 neighbouring samples.
+struct Group {
+  int64_t base, pixels, span;   // first sample; pixels taken; samples from base that a pair of taps needs
+  alignas(64) int16_t at[32];   // where the slots' samples lie from base; 2 taps a slot
+};
+
+Group group_at(const ResizeArgs& args, int64_t x) {
+  const int64_t channels = args.in_channels, slots = channels == 1 ? 1 : 4, most_pixels = 16 / slots;
+  Group group{};
+  const int32_t first = args.column_start[x];
+  group.base = first * channels;
+  for (; group.pixels < most_pixels && x + group.pixels < args.out_width; ++group.pixels) {
+    const int64_t from = (args.column_start[x + group.pixels] - first) * channels;
+    if (from + 2 * channels > 64) break;
+    group.span = from + 2 * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      int16_t* slot = group.at + 2 * (group.pixels * slots + c);
+      slot[0] = static_cast<int16_t>(from + c);
+      slot[1] = static_cast<int16_t>(from + channels + c);
+    }
+  }
+  return group;
+}
+
+// Runs the group at x down the rows. kTwo: its samples span more than one vector.
+template <bool kTwo>
+void horizontal_group(const ResizeArgs& args, const Rows& rows, const Group& group, int64_t x, const __m512i* weights,
+                      __m128i order, uint8_t* out) {
+  const int64_t pairs = (args.column_taps + 1) / 2, step = 2 * args.in_channels;
+  const __m512i at = _mm512_load_si512(group.at);
+  const __mmask16 bytes = static_cast<__mmask16>((1u << (group.pixels * args.out_channels)) - 1);
+  for (int64_t y = 0; y < rows.count; ++y) {
+    const int16_t* from = rows.data + y * rows.pitch + group.base;
+    __m512i sum = _mm512_set1_epi32(1 << (kLast - 1));
+    for (int64_t t = 0; t < pairs; ++t) {
+      const __m512i near = _mm512_loadu_si512(from + t * step);
+      const __m512i picked = kTwo ? _mm512_permutex2var_epi16(near, at, _mm512_loadu_si512(from + t * step + 32))
+                                  : _mm512_permutexvar_epi16(at, near);
+      sum = add_products(sum, picked, weights[t]);
+    }
+    const __m128i values = _mm512_cvtepi32_epi8(_mm512_srai_epi32(sum, kLast));
+    _mm_mask_storeu_epi8(out + (y * args.out_width + x) * args.out_channels, bytes, _mm_shuffle_epi8(values, order));
+  }
+}
+
+void horizontal(const ResizeArgs& args, const Rows& rows, uint8_t* out) {
+  const int64_t slots = args.in_channels == 1 ? 1 : 4, pairs = (args.column_taps + 1) / 2;
+  int32_t* pair = static_cast<int32_t*>(scratch(1, pairs * sizeof(__m512i)));
+  alignas(16) int8_t order[16];
+  for (int64_t i = 0; i < 16; ++i)
+    order[i] = static_cast<int8_t>(i / args.out_channels * slots + args.channels[i % args.out_channels]);
+  for (int64_t x = 0; x < args.out_width;) {
+    const Group group = group_at(args, x);
+    for (int64_t t = 0; t < pairs; ++t)
+      for (int64_t slot = 0; slot < 16; ++slot) {
+        const int64_t pixel = least(slot / slots, group.pixels - 1);
+        const int16_t* weights = args.column_weights + (x + pixel) * args.column_taps + 2 * t;
+        pair[16 * t + slot] = pair_of(weights[0], 2 * t + 1 < args.column_taps ? weights[1] : 0);
+      }
+    // A replicated mono frame has more bytes than slots of a vector of bytes: fewer pixels at a time.
+    Group part = group;
+    part.pixels = least(group.pixels, 16 / args.out_channels);
+    (group.span > 32 ? horizontal_group<true> : horizontal_group<false>)(
+        args, rows, part, x, reinterpret_cast<const __m512i*>(pair), _mm_load_si128((const __m128i*)order), out);
+    x += part.pixels;
+  }
+}
+
+#else
+
 template <int kChannels>
-void horizontal(const ResizeArgs& args, const int16_t* row, uint8_t* out) {
+void horizontal_row(const ResizeArgs& args, const int16_t* row, uint8_t* out) {
   for (int64_t x = 0; x < args.out_width; ++x) {
     const int16_t* from = row + args.column_start[x] * kChannels;
     const int16_t* weights = args.column_weights + x * args.column_taps;
-    int32_t sum[kChannels];
-    for (int c = 0; c < kChannels; ++c) sum[c] = 1 << (kLast - 1);
-    for (int64_t t = 0; t < args.column_taps; ++t)
+    int32_t sum[4] = {};
+    int64_t t = 0;
+#if defined(__AVX2__)
+    if (kChannels > 1) {
+      const __m128i order = kChannels == 3 ? _mm_setr_epi8(0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11, -1, -1, -1, -1)
+                                           : _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+      __m128i sums = _mm_setzero_si128();
+      for (; t + 2 <= args.column_taps; t += 2) {
+        const __m128i samples = _mm_loadu_si128((const __m128i*)(from + t * kChannels));
+        sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_shuffle_epi8(samples, order),
+                                                  _mm_set1_epi32(pair_of(weights[t], weights[t + 1]))));
+      }
+      _mm_storeu_si128((__m128i*)sum, sums);
+    }
+#endif
+    for (; t < args.column_taps; ++t)
       for (int c = 0; c < kChannels; ++c) sum[c] += weights[t] * from[t * kChannels + c];
     for (int64_t c = 0; c < args.out_channels; ++c)
-      out[x * args.out_channels + c] = static_cast<uint8_t>(sum[args.channels[c]] >> kLast);
+      out[x * args.out_channels + c] = static_cast<uint8_t>((sum[args.channels[c]] + (1 << (kLast - 1))) >> kLast);
   }
 }
+
+void horizontal(const ResizeArgs& args, const Rows& rows, uint8_t* out) {
+  const auto run = args.in_channels == 1 ? horizontal_row<1> : args.in_channels == 3 ? horizontal_row<3> : horizontal_row<4>;
+  for (int64_t y = 0; y < rows.count; ++y)
+    run(args, rows.data + y * rows.pitch, out + y * args.out_width * args.out_channels);
+}
+
+#endif
 
 }  // namespace
 
 void resize_cpu(const ResizeArgs& args, int threads) {
-  const int64_t bytes = args.in_width * args.in_channels;
+  const int64_t bytes = args.in_width * args.in_channels, height = args.out_height;
+  const int64_t work = height * (bytes * args.row_taps + args.out_width * args.in_channels * args.column_taps) / kLanes;
+  const int workers = worth(threads, work);
+  const int64_t block = most(least((height + workers - 1) / workers, kRowsPerTask), 1);
   auto run = [&](int64_t task, int) {
-    int32_t* sum = static_cast<int32_t*>(scratch(0, bytes * sizeof(int32_t)));
-    int16_t* row = static_cast<int16_t*>(scratch(1, (bytes + 64) * sizeof(int16_t)));
-    for (int64_t y = task * kRowsPerTask; y < least((task + 1) * kRowsPerTask, args.out_height); ++y) {
+    const int64_t y0 = task * block;
+    Rows rows{nullptr, round_up(bytes, 32) + kPad, least(block, height - y0)};
+    rows.data = static_cast<int16_t*>(scratch(0, rows.count * rows.pitch * sizeof(int16_t)));
+    for (int64_t i = 0; i < rows.count; ++i) {
+      const int64_t y = y0 + i;
       vertical(args.frame + args.row_start[y] * args.row_stride, args.row_stride, args.row_weights + y * args.row_taps,
-               args.row_taps, bytes, sum, row);
-      uint8_t* out = args.out + y * args.out_width * args.out_channels;
-      if (args.in_channels == 1) horizontal<1>(args, row, out);
-      if (args.in_channels == 3) horizontal<3>(args, row, out);
-      if (args.in_channels == 4) horizontal<4>(args, row, out);
+               args.row_taps, bytes, rows.data + i * rows.pitch);
     }
+    horizontal(args, rows, args.out + y0 * args.out_width * args.out_channels);
   };
-  parallel((args.out_height + kRowsPerTask - 1) / kRowsPerTask, threads, run);
+  parallel((height + block - 1) / block, workers, run);
 }
 
 }  // namespace EDGEAD_ISA
