@@ -374,16 +374,16 @@ def test_good_images_score_about_one():
 def test_patience_ends_a_stage_with_its_best_weights():
     config = dataclasses.replace(
         SMALL,
-        flow_learning_rate=0.5,
-        map_learning_rate=0.5,
-        flow_epochs=40,
-        map_epochs=40,
+        flow_learning_rate=5e-3,
+        map_learning_rate=5e-3,
+        flow_epochs=80,
+        map_epochs=80,
         patience=2,
     )
     method, loop = fitted(config)
     for name in ("flow/held_out", "mapping/held_out"):
         losses = loop.log[name]
-        assert len(losses) < 40
+        assert len(losses) < 80
         assert len(losses) == losses.index(min(losses)) + 3
     assert np.isfinite(method.network.level).all()
 
