@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgead.backends import open_backend
 from edgead.bundle import Bundle, read_bundle
 from edgead.choice import choose
-from edgead.errors import BundleError, StateError
+from edgead.errors import BackendError, BundleError, EdgeadError, StateError
 from edgead.frame import Frame
 from edgead.golden import check_golden
 from edgead.postprocess import Postprocess
+from edgead.recheck import Recheck
 from edgead.scorer import Scored, Scorer
 from edgead.types import Detection
 
@@ -44,6 +45,8 @@ class Detector:
         score_only: Compute verdict and score alone: no map, mask and regions.
         check_ranges: Refuse frames outside the commissioned brightness and sharpness.
         self_check: Judge the bundle's golden images at the start.
+        recheck_minutes: Judge them again every so many minutes, beside the frames. While the latest
+            check has failed, every frame raises MODEL_UNVERIFIED.
         cache_dir: Folder for what the engine compiles; None keeps nothing on disk.
 
     Raises:
@@ -62,6 +65,7 @@ class Detector:
         score_only: bool = False,
         check_ranges: bool = True,
         self_check: bool = True,
+        recheck_minutes: float | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
@@ -84,8 +88,12 @@ class Detector:
         )
         self._pid = os.getpid()
         self._closed = False
+        self._unverified = ""  # why the latest golden check failed
+        self._recheck: Recheck | None = None
         if self_check:
             self.verify(strict=True)
+        if recheck_minutes is not None:
+            self._recheck = Recheck(self.verify, recheck_minutes)
 
     def __call__(self, frame: Any) -> Detection:
         """Judge one frame.
@@ -95,16 +103,19 @@ class Detector:
 
         Raises:
             FrameError: The frame must not be judged: its verdict is UNKNOWN.
-            BackendError: The engine failed, or its output is not finite.
+            BackendError: The engine failed, its output is not finite, or MODEL_UNVERIFIED: the
+                latest golden check failed.
             StateError: CLOSED or FORKED.
         """
         self._check_state()
+        self._check_verified()
         wrapped = Frame.from_array(frame)
         return self._detection(wrapped, self._scorer(wrapped))
 
     def batch(self, frames: Iterable[Any]) -> list[Detection]:
         """Judge several frames in order; preparing one overlaps with the engine on another."""
         self._check_state()
+        self._check_verified()
         wrapped = [Frame.from_array(frame) for frame in frames]
         scored = self._scorer.each(wrapped)
         return [self._detection(frame, one) for frame, one in zip(wrapped, scored, strict=True)]
@@ -119,6 +130,8 @@ class Detector:
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
         """Judge the bundle's golden images on this machine and back end.
 
+        Until it holds again, a failed check makes every frame raise MODEL_UNVERIFIED.
+
         Args:
             strict: Raise instead of returning a failed check.
 
@@ -129,13 +142,16 @@ class Detector:
             BundleError: GOLDEN, with ``strict``.
         """
         self._check_state()
-        result = check_golden(self.bundle, self._scorer, self.choice.precision)
-        if strict and not result["ok"]:
-            worst = max(result["images"], key=lambda image: float(image["over"]))
+        try:
+            result = check_golden(self.bundle, self._scorer, self.choice.precision)
+        except EdgeadError as error:
+            self._unverified = f"its golden images cannot be judged: {error}"
+            raise
+        self._unverified = "" if result["ok"] else self._worst_of(result)
+        if strict and self._unverified:
             raise BundleError(
                 "GOLDEN",
-                f"{worst['name']} scored {worst['score']:.5g}, expected {worst['expected']:.5g} "
-                f"± {worst['allowed']:.2g}, on {self.choice.backend} {self.choice.precision}.",
+                self._unverified,
                 "Not started. Try another backend or precision, or make the bundle again.",
             )
         return result
@@ -143,6 +159,8 @@ class Detector:
     def close(self) -> None:
         """Free the engine; safe to call twice."""
         if not self._closed and os.getpid() == self._pid:
+            if self._recheck is not None:
+                self._recheck.close()
             self._backend.close()
         self._closed = True
 
@@ -184,6 +202,19 @@ class Detector:
             precision=self.choice.precision,
             placement=scored.placement,
         )
+
+    def _worst_of(self, result: dict[str, Any]) -> str:
+        worst = max(result["images"], key=lambda image: float(image["over"]))
+        return (
+            f"{worst['name']} scored {worst['score']:.5g}, expected {worst['expected']:.5g} "
+            f"± {worst['allowed']:.2g}, on {self.choice.backend} {self.choice.precision}."
+        )
+
+    def _check_verified(self) -> None:
+        if self._unverified:
+            raise BackendError(
+                "MODEL_UNVERIFIED", self._unverified, "Run: edgead verify BUNDLE, then start again."
+            )
 
     def _check_state(self) -> None:
         if self._closed:
