@@ -385,7 +385,7 @@ def test_patience_ends_a_stage_with_its_best_weights():
         losses = loop.log[name]
         assert len(losses) < 80
         assert len(losses) == losses.index(min(losses)) + 3
-    assert np.isfinite(method.network.level).all()
+    assert torch.isfinite(method.network.level).all()
 
 
 @pytest.mark.parametrize("patience", [None, 2])
