@@ -36,7 +36,7 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
         room = limits.score_scale + abs(golden.score - limits.threshold)
         allowed = _ALLOWED[precision] * room
         verdict = "DEFECT" if score > limits.threshold else "GOOD"
-        over = abs(score - golden.score) / allowed
+        over = abs(score - golden.score) / max(allowed, 1e-12)
         # Close to the threshold a verdict may tip within the allowance; farther away it may not.
         tipped = verdict != golden.verdict and abs(golden.score - limits.threshold) > allowed
         entries.append(
