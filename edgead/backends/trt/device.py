@@ -15,7 +15,16 @@ from typing import Any
 
 from edgead.errors import BackendError
 
-__all__ = ["Cuda", "Gpu", "available_memory", "load_driver", "probe", "require_gpu", "tegra_model"]
+__all__ = [
+    "Cuda",
+    "Gpu",
+    "available_memory",
+    "load_driver",
+    "probe",
+    "require_gpu",
+    "system_root",
+    "tegra_model",
+]
 
 _SUCCESS, _NO_DEVICE = 0, 100
 _ATTRIBUTES = {"multiprocessors": 16, "integrated": 18, "major": 75, "minor": 76}
@@ -82,7 +91,7 @@ class Cuda:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {**asdict(self), "gpus": [gpu.to_json() for gpu in self.gpus]}
 
 
 def load_driver() -> Any:
@@ -139,7 +148,7 @@ def require_gpu(name: str, *, device_index: int = 0) -> tuple[Cuda, Gpu]:
 
 def tegra_model() -> str:
     """Model name of the Jetson module from the device tree; empty on other machines."""
-    root = _root()
+    root = system_root()
     if not (root / "etc/nv_tegra_release").exists() and not any(
         "tegra" in text for text in (_read(root / "proc/device-tree/compatible"),)
     ):
@@ -152,7 +161,7 @@ def available_memory() -> int:
 
     ``cudaMemGetInfo`` misleads on Tegra: it leaves out what the kernel can take back from caches.
     """
-    root = _root()
+    root = system_root()
     available = 0
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
@@ -162,6 +171,11 @@ def available_memory() -> int:
     if limit.isdigit() and used.isdigit():
         available = min(available, max(0, int(limit) - int(used)))
     return available
+
+
+def system_root() -> Path:
+    """Root of /proc, /sys and /etc; another one in tests of machines that are not at hand."""
+    return Path(os.environ.get("EDGEAD_SYSTEM_ROOT", "/"))
 
 
 def _version(library: Any) -> str:
@@ -201,12 +215,8 @@ def _gpu(library: Any, index: int, model: str) -> Gpu:
     )
 
 
-def _root() -> Path:
-    """Root of /proc, /sys and /etc; another one in tests of machines that are not at hand."""
-    return Path(os.environ.get("EDGEAD_SYSTEM_ROOT", "/"))
-
-
 def _read(path: Path) -> str:
+    """A file's text; empty when there is none."""
     try:
         return path.read_text(errors="replace")
     except OSError:
