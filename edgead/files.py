@@ -40,7 +40,10 @@ def atomic_writer(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     target = Path(path)
     with _explained(target):
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.edgead-{os.getpid()}-", suffix=".tmp", dir=target.parent
+            # Cut, so that a name as long as the file system allows still has room for the rest.
+            prefix=f".{target.name[:40]}.edgead-{os.getpid()}-",
+            suffix=".tmp",
+            dir=target.parent,
         )
     temporary = Path(name)
     try:
