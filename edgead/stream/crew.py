@@ -130,7 +130,7 @@ class Crew:
                     lane.ledger.late += 1
                     return
                 if isinstance(judged, JudgeLost):
-                    self.fatal = judged
+                    self.fatal = self.fatal or judged
                 if isinstance(judged, EdgeadError):
                     lane.finish_failed(ticket, judged.code, str(judged))
                 else:

@@ -186,6 +186,7 @@ class Journal:
             self._database.executemany("INSERT INTO late VALUES (?, ?, ?, ?, ?)", late)
             self._database.commit()
             self._chain = chain
+            self.last_error = ""
         return not outcome
 
     @contextlib.contextmanager
@@ -194,7 +195,6 @@ class Journal:
         errors: list[sqlite3.Error] = []
         try:
             yield errors
-            self.last_error = ""
         except sqlite3.Error as error:
             errors.append(error)
             if not self.last_error:
@@ -233,11 +233,8 @@ class Journal:
             self._database.commit()
 
     def _rotate_if_large(self) -> None:
-        try:
-            size = self.path.stat().st_size
-        except OSError:
-            return
-        if size < self._max_bytes:
+        parts = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        if sum(part.stat().st_size for part in parts if part.exists()) < self._max_bytes:
             return
         with self._guarded() as errors:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -21,9 +21,6 @@ class DropReason(str, Enum):
 class FailCode(str, Enum):
     """A frame that could not be judged. The codes of `edgead.errors` raised by a judge join these."""
 
-    BAD_FRAME = (
-        "BAD_FRAME"  # what the source handed over is not a frame and says no code of its own
-    )
     FRAME_SHAPE_CHANGED = "FRAME_SHAPE_CHANGED"  # another size or format than the run began with
     FRAME_CONSTANT = "FRAME_CONSTANT"  # every sampled pixel is the same: lens cap, light, trigger
     FRAME_EXPOSURE = "FRAME_EXPOSURE"  # mean outside the commissioned range

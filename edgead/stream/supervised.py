@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edgead.errors import BackendError, EdgeadError, FrameError
+from edgead.errors import BackendError, ConfigError, EdgeadError, FrameError
 from edgead.frame import Frame, PixelFormat
 from edgead.stream.child import Child
 from edgead.stream.crew import JudgeLost
@@ -40,6 +40,9 @@ class Supervised:
         hang_s: A worker that does not answer for so long is killed and restarted.
         load_s: Longest time that `make_judge` may take.
         restarts: Restarts allowed within a minute; one more ends the stream.
+
+    Raises:
+        ConfigError: MAKE_JUDGE when the factory cannot be sent to another process.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Supervised:
         self._restarts = Restarts(restarts, 60.0, time.monotonic_ns)
         self._lock = threading.Lock()
         self._is_closed = False
+        self._given_up: JudgeLost | None = None
         self._memory: mmap.mmap | None = None
         self._child = self._start()
         self._is_ready = False
@@ -115,12 +119,21 @@ class Supervised:
 
     def _start(self) -> Child:
         child = Child(_PROGRAM)
-        child.control.send(self._make_judge)
+        try:
+            child.control.send(self._make_judge)
+        except Exception as error:  # whatever a factory that cannot travel makes of it
+            child.close()
+            raise ConfigError(
+                "MAKE_JUDGE",
+                f"{self._make_judge!r} cannot be sent to another process: {error}.",
+                'Use a function of a module, or functools.partial(Detector, "part.edgead").',
+            ) from error
         return child
 
     def _wait_ready(self) -> None:
         if self._is_closed:
-            raise JudgeLost(FailCode.WORKER_LOST.value, "the judge was closed.")
+            closed = JudgeLost(FailCode.WORKER_LOST.value, "the judge was closed.")
+            raise self._given_up or closed
         if self._is_ready:
             return
         answer = self._answer(self._load_s)
@@ -156,11 +169,12 @@ class Supervised:
             return
         if not self._restarts.allow():
             self._is_closed = True
-            raise JudgeLost(
+            self._given_up = JudgeLost(
                 FailCode.WORKER_LOST.value,
                 f"the worker was restarted {self._restarts.total} times, and again: {why}",
                 "Look at the device and its driver.",
             )
+            raise self._given_up
         self._child = self._start()
 
     def _write(self, frame: Frame) -> dict[str, Any]:

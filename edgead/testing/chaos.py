@@ -15,7 +15,12 @@ from typing import Any
 from edgead.testing.audit import Resources
 from edgead.testing.chaos_cameras import black_holes, freezes, lost_blocks, outages
 from edgead.testing.chaos_controls import controls
-from edgead.testing.chaos_frames import deadlines, faults_in_threads, overload
+from edgead.testing.chaos_frames import (
+    deadlines,
+    faults_in_threads,
+    overload,
+    overload_in_threads,
+)
 from edgead.testing.chaos_workers import hangs, killed_workers, supervised_deadlines
 
 __all__ = ["FULL", "SMOKE", "ChaosSizes", "chaos"]
@@ -26,7 +31,8 @@ class ChaosSizes:
     """How much of each is done.
 
     Attributes:
-        frames: Through the fake back end, shared by four policies at three overloads.
+        frames: Through the fake back end, shared by four policies at three overloads: once on the
+            injected clock, once in threads.
         faults: Planted faults through the threaded stream.
         triggers: With a deadline on the injected clock, at each of three shares of slow answers.
         supervised_triggers: With a deadline on the real clock, in supervised mode.
@@ -117,6 +123,7 @@ def chaos(
 def _parts(seed: int, sizes: ChaosSizes) -> dict[str, Callable[[], Any]]:
     return {
         "overload": lambda: overload(seed, sizes.frames),
+        "overload_in_threads": lambda: overload_in_threads(sizes.frames),
         "deadlines": lambda: deadlines(seed, sizes.triggers),
         "faults": lambda: faults_in_threads(seed, sizes.faults),
         "outages": lambda: outages(
@@ -164,7 +171,7 @@ def _frame_failures(parts: dict[str, Any]) -> list[str]:
         for part, found in parts.items():
             if count := _total(found, name):
                 failures.append(f"{part}: {count} {name}")
-    for run in parts["overload"]:
+    for run in parts["overload"] + parts["overload_in_threads"]:
         where = f"overload {run['policy']} x{run['overload']}"
         if run["most_queued"] > run["bound"]:
             failures.append(f"{where}: queue of {run['most_queued']} above its bound")

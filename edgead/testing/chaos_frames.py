@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from edgead.testing.faults import Fault
 from edgead.testing.simulation import Simulation
 from edgead.testing.sources import ScriptedSource
 
-__all__ = ["deadlines", "faults_in_threads", "overload", "planted"]
+__all__ = ["deadlines", "faults_in_threads", "overload", "overload_in_threads", "planted"]
 
 _POLICIES = ("every(8)", "latest", "drop_oldest(8)", "reject_when_full(4)")
 _OVERLOADS = (2, 5, 20)
@@ -61,6 +62,42 @@ def _overloaded(seed: int, frames: int, policy: str, factor: int) -> dict[str, A
         "out_of_order": audit.out_of_order,
         "bound": simulation.lane.policy.bound,
         "most_queued": simulation.lane.most_queued,
+        "memory_flat": memory.is_flat(frames),
+    }
+
+
+def overload_in_threads(frames: int) -> list[dict[str, Any]]:
+    """The same through the real, threaded stream: exactly ``factor`` frames come for each judged."""
+    share = max(1, frames // (len(_POLICIES) * len(_OVERLOADS)))
+    return [_overloaded_thread(share, p, k) for p in _POLICIES for k in _OVERLOADS]
+
+
+def _overloaded_thread(frames: int, policy: str, factor: int) -> dict[str, Any]:
+    permits = threading.Semaphore(factor)
+
+    def wait_for_permit(_: int) -> None:
+        if not policy.startswith("every"):  # there the full queue holds the source back
+            permits.acquire(timeout=10)
+
+    source = ScriptedSource(frames, clock=time.monotonic_ns, block_bits=16, wait=wait_for_permit)
+    judge = FakeJudge(wait=lambda *_: permits.release(factor))
+    audit, memory = Audit(), MemoryTrend()
+    with Stream(judge, {"camera": source}, policy=policy) as stream:
+        for outcome in stream:
+            if outcome.seq == frames // 5:
+                memory.start()
+            audit.see(outcome)
+    counts, lane = stream.counts, stream.lanes["camera"]
+    return {
+        "policy": policy,
+        "overload": factor,
+        "frames": frames,
+        "results": counts.results,
+        "dropped": counts.dropped,
+        "unaccounted": audit.unaccounted(frames, counts),
+        "out_of_order": audit.out_of_order,
+        "bound": lane.policy.bound,
+        "most_queued": lane.most_queued,
         "memory_flat": memory.is_flat(frames),
     }
 

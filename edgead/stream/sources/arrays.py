@@ -75,6 +75,6 @@ def _owned(pixels: Any) -> Any:
 def _failed(source: ArraySource, error: Exception) -> SourceError:
     return SourceError(
         "SOURCE_FAILED",
-        f"the iterable behind source {source.source_id!r} raised {type(error).__name__}: {error}",
+        f"the iterable behind source {source.source_id!r} raised {type(error).__name__}: {error}.",
         "The frames before it were accounted for.",
     )

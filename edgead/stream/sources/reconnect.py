@@ -23,9 +23,7 @@ __all__ = ["Connection", "ReconnectLimits", "Reconnecting"]
 _log = logging.getLogger("edgead.stream")
 
 #: Trying again does not help when the very first attempt says one of these.
-_FINAL = frozenset(
-    {"SOURCE_AUTH", "SOURCE_BACKEND", "SOURCE_CODEC", "SOURCE_FORMAT", "SOURCE_URL"}
-)
+_FINAL = frozenset({"SOURCE_AUTH", "SOURCE_BACKEND", "SOURCE_CODEC", "SOURCE_FORMAT", "SOURCE_URL"})
 
 
 class Connection(Protocol):

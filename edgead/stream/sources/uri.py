@@ -57,7 +57,7 @@ def parse_source(text: str) -> Source:
         return _captured(f"usb{text}", text, "V4L2", url)
     if text.startswith("/dev/video"):
         return _captured(Path(text).name, text, "V4L2", url)
-    return _from_path(text)
+    return _from_path(text, str(url))
 
 
 def _from_url(url: SourceUrl, rest: str) -> Source:
@@ -65,7 +65,7 @@ def _from_url(url: SourceUrl, rest: str) -> Source:
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{url}".replace("***", "")).strip("_.")
         return _captured(name, url.reveal(), "FFMPEG", url)
     if url.scheme == "file":
-        return _from_path(unquote(rest))
+        return _from_path(unquote(rest), str(url))
     if url.scheme in ("usb", "v4l2"):
         return _captured(f"usb{Path(rest).name}", rest, "V4L2", url)
     if url.scheme == "csi":
@@ -81,7 +81,8 @@ def _from_url(url: SourceUrl, rest: str) -> Source:
     )
 
 
-def _from_path(text: str) -> Source:
+def _from_path(text: str, shown: str) -> Source:
+    """``shown`` stands for the text in errors: it may be a camera's address with a typing error."""
     path = Path(text)
     if path.is_dir():
         return FileSource(image_files(path), source_id=path.name or "images")
@@ -91,17 +92,17 @@ def _from_path(text: str) -> Source:
         found = [Path(p) for p in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
         images = [p for p in found if p.suffix.lower() in SUFFIXES]
         if not images:
-            raise SourceError("SOURCE_EMPTY", f"{text} matches no image.")
+            raise SourceError("SOURCE_EMPTY", f"{shown} matches no image.")
         return FileSource(images, source_id="glob")
     if suffix in VIDEO_SUFFIXES:
         return VideoSource(path)
     if suffix in SUFFIXES and path.is_file():
         return FileSource([path], source_id=path.name)
     if not path.exists():
-        raise SourceError("SOURCE_NOT_FOUND", f"{text} does not exist.")
+        raise SourceError("SOURCE_NOT_FOUND", f"{shown} does not exist.")
     raise SourceError(
         "SOURCE_UNKNOWN",
-        f"{text} is neither an image, nor a video, nor a folder.",
+        f"{shown} is neither an image, nor a video, nor a folder.",
         f"Images end in {', '.join(sorted(SUFFIXES))}; videos in {', '.join(sorted(VIDEO_SUFFIXES))}.",
     )
 
