@@ -47,23 +47,44 @@ inline int32_t pair_of(int16_t first, int16_t second) {
   return static_cast<int32_t>(static_cast<uint16_t>(first) | static_cast<uint32_t>(static_cast<uint16_t>(second)) << 16);
 }
 
-// row[x] = round(sum over t of weights[t] * source[t][x]) in 8.7 fixed point, over the bytes of a row.
-void vertical(const uint8_t* source, int64_t stride, const int16_t* weights, int64_t taps, int64_t bytes, int16_t* row) {
-  int64_t x = 0;
 #if defined(__AVX2__)
+// The vertical pass over whole vectors. kPairs: pairs of taps where there are few, so that their weights stay in registers;
+// else 0. Returns the bytes done.
+template <int kPairs>
+int64_t vertical_wide(const uint8_t* source, int64_t stride, const int16_t* weights, int64_t taps, int64_t bytes,
+                      int16_t* row) {
   constexpr int64_t kStep = sizeof(Wide) / 2;
+  const int64_t pairs = kPairs ? kPairs : (taps + 1) / 2;
+  const auto weight = [&](int64_t t) { return splat_int(pair_of(weights[2 * t], 2 * t + 1 < taps ? weights[2 * t + 1] : 0)); };
+  // The tap that makes the number even has weight 0 and reads the last row once more.
+  const auto second = [&](int64_t t) { return source + (2 * t + 1 < taps ? 2 * t + 1 : 2 * t) * stride; };
+  Wide kept[kPairs ? kPairs : 1];
+  const uint8_t* seconds[kPairs ? kPairs : 1];
+  for (int t = 0; t < kPairs; ++t) kept[t] = weight(t), seconds[t] = second(t);
+  int64_t x = 0;
   for (; x + kStep <= bytes; x += kStep) {
     Wide low = splat_int(1 << (kDown - 1)), high = low;
-    for (int64_t t = 0; t < taps; t += 2) {
-      const bool paired = t + 1 < taps;
-      const Wide pair = splat_int(pair_of(weights[t], paired ? weights[t + 1] : 0));
-      const Wide a = widen(source + t * stride + x), b = paired ? widen(source + (t + 1) * stride + x) : a;
+#pragma GCC unroll 4
+    for (int64_t t = 0; t < pairs; ++t) {
+      const Wide pair = kPairs ? kept[t] : weight(t);
+      const Wide a = widen(source + 2 * t * stride + x), b = widen((kPairs ? seconds[t] : second(t)) + x);
       low = add_products(low, low_pairs(a, b), pair);
       high = add_products(high, high_pairs(a, b), pair);
     }
     const Wide rounded = narrow(low, high);
     memcpy(row + x, &rounded, sizeof rounded);
   }
+  return x;
+}
+#endif
+
+// row[x] = round(sum over t of weights[t] * source[t][x]) in 8.7 fixed point, over the bytes of a row.
+void vertical(const uint8_t* source, int64_t stride, const int16_t* weights, int64_t taps, int64_t bytes, int16_t* row) {
+  int64_t x = 0;
+#if defined(__AVX2__)
+  constexpr decltype(&vertical_wide<0>) kWays[] = {vertical_wide<0>, vertical_wide<1>, vertical_wide<2>, vertical_wide<3>,
+                                                   vertical_wide<4>};
+  x = kWays[taps <= 8 ? (taps + 1) / 2 : 0](source, stride, weights, taps, bytes, row);
 #else
   constexpr int64_t kStep = 16;
   for (; x + kStep <= bytes; x += kStep) {
@@ -84,19 +105,27 @@ void vertical(const uint8_t* source, int64_t stride, const int16_t* weights, int
 #if defined(__AVX512BW__)
 
 // A group of output pixels: 16 sums of 32 bits, one a channel of a pixel (4 slots a pixel, or 1 in mono frames). The sample
-// pair of each slot is picked from 64 neighbouring samples.
-struct Group {
-  int64_t base, pixels, span;   // first sample; pixels taken; samples from base that a pair of taps needs
-  alignas(64) int16_t at[32];   // where the slots' samples lie from base; 2 taps a slot
+// pair of each slot is picked from 64 neighbouring samples. 16 pairs of weights for each pair of taps follow each group.
+struct alignas(64) Group {
+  int64_t x, pixels;  // output pixels
+  int64_t base;       // first sample
+  int64_t span;       // samples from base on that a pair of taps needs
+  alignas(64) int16_t at[32];  // where the slots' samples lie from base; 2 taps a slot
 };
 
-Group group_at(const ResizeArgs& args, int64_t x) {
-  const int64_t channels = args.in_channels, slots = channels == 1 ? 1 : 4, most_pixels = 16 / slots;
-  Group group{};
-  const int32_t first = args.column_start[x];
+struct Plan {
+  char* groups;
+  int64_t count, group_bytes, pairs;
+  alignas(16) int8_t order[16];  // byte of the 16 sums' low bytes that each output byte takes
+};
+
+void fill_group(const ResizeArgs& args, int64_t pairs, int64_t slots, Group& group, int32_t* weight_pairs) {
+  // A replicated mono frame has more output bytes than a vector of bytes holds.
+  const int64_t channels = args.in_channels, most_pixels = least(16 / slots, 16 / args.out_channels);
+  const int32_t first = args.column_start[group.x];
   group.base = first * channels;
-  for (; group.pixels < most_pixels && x + group.pixels < args.out_width; ++group.pixels) {
-    const int64_t from = (args.column_start[x + group.pixels] - first) * channels;
+  for (group.pixels = 0; group.pixels < most_pixels && group.x + group.pixels < args.out_width; ++group.pixels) {
+    const int64_t from = (args.column_start[group.x + group.pixels] - first) * channels;
     if (from + 2 * channels > 64) break;
     group.span = from + 2 * channels;
     for (int64_t c = 0; c < channels; ++c) {
@@ -104,51 +133,70 @@ Group group_at(const ResizeArgs& args, int64_t x) {
       slot[0] = static_cast<int16_t>(from + c);
       slot[1] = static_cast<int16_t>(from + channels + c);
     }
+    const int16_t* weights = args.column_weights + (group.x + group.pixels) * args.column_taps;
+    for (int64_t t = 0; t < pairs; ++t) {
+      const int32_t pair = pair_of(weights[2 * t], 2 * t + 1 < args.column_taps ? weights[2 * t + 1] : 0);
+      for (int64_t c = 0; c < slots; ++c) weight_pairs[16 * t + group.pixels * slots + c] = pair;
+    }
   }
-  return group;
 }
 
-// Runs the group at x down the rows. kTwo: its samples span more than one vector.
-template <bool kTwo>
-void horizontal_group(const ResizeArgs& args, const Rows& rows, const Group& group, int64_t x, const __m512i* weights,
-                      __m128i order, uint8_t* out) {
-  const int64_t pairs = (args.column_taps + 1) / 2, step = 2 * args.in_channels;
+// Made once a call, in the caller's scratch.
+Plan make_plan(const ResizeArgs& args) {
+  const int64_t slots = args.in_channels == 1 ? 1 : 4;
+  Plan plan{nullptr, 0, 0, (args.column_taps + 1) / 2, {}};
+  plan.group_bytes = static_cast<int64_t>(sizeof(Group)) + plan.pairs * 64;
+  plan.groups = static_cast<char*>(scratch(1, args.out_width * plan.group_bytes));
+  for (int64_t x = 0; x < args.out_width; ++plan.count) {
+    char* at = plan.groups + plan.count * plan.group_bytes;
+    memset(at, 0, plan.group_bytes);
+    Group& group = *reinterpret_cast<Group*>(at);
+    group.x = x;
+    fill_group(args, plan.pairs, slots, group, reinterpret_cast<int32_t*>(at + sizeof(Group)));
+    x += group.pixels;
+  }
+  for (int64_t i = 0; i < 16; ++i)
+    plan.order[i] = static_cast<int8_t>(i / args.out_channels * slots + args.channels[i % args.out_channels]);
+  return plan;
+}
+
+// Runs a group down the rows. kTwo: its samples span more than one vector. kPairs: pairs of taps where there are few, else 0.
+template <bool kTwo, int kPairs>
+void horizontal_group(const ResizeArgs& args, const Rows& rows, const Group& group, int64_t some_pairs, __m128i order,
+                      uint8_t* out) {
+  const int64_t pairs = kPairs ? kPairs : some_pairs, step = 2 * args.in_channels;
+  const __m512i* weights = reinterpret_cast<const __m512i*>(&group + 1);
   const __m512i at = _mm512_load_si512(group.at);
   const __mmask16 bytes = static_cast<__mmask16>((1u << (group.pixels * args.out_channels)) - 1);
-  for (int64_t y = 0; y < rows.count; ++y) {
-    const int16_t* from = rows.data + y * rows.pitch + group.base;
+  const int16_t* from = rows.data + group.base;
+  out += group.x * args.out_channels;
+  // Copies, because a store of bytes may alias anything that is reached through a reference.
+  const int64_t count = rows.count, pitch = rows.pitch, out_pitch = args.out_width * args.out_channels;
+  __m512i kept[kPairs ? kPairs : 1];
+  for (int t = 0; t < kPairs; ++t) kept[t] = weights[t];
+#pragma GCC unroll 2
+  for (int64_t y = 0; y < count; ++y, from += pitch, out += out_pitch) {
     __m512i sum = _mm512_set1_epi32(1 << (kLast - 1));
+#pragma GCC unroll 4
     for (int64_t t = 0; t < pairs; ++t) {
       const __m512i near = _mm512_loadu_si512(from + t * step);
       const __m512i picked = kTwo ? _mm512_permutex2var_epi16(near, at, _mm512_loadu_si512(from + t * step + 32))
                                   : _mm512_permutexvar_epi16(at, near);
-      sum = add_products(sum, picked, weights[t]);
+      sum = add_products(sum, picked, kPairs ? kept[t] : weights[t]);
     }
     const __m128i values = _mm512_cvtepi32_epi8(_mm512_srai_epi32(sum, kLast));
-    _mm_mask_storeu_epi8(out + (y * args.out_width + x) * args.out_channels, bytes, _mm_shuffle_epi8(values, order));
+    _mm_mask_storeu_epi8(out, bytes, _mm_shuffle_epi8(values, order));
   }
 }
 
-void horizontal(const ResizeArgs& args, const Rows& rows, uint8_t* out) {
-  const int64_t slots = args.in_channels == 1 ? 1 : 4, pairs = (args.column_taps + 1) / 2;
-  int32_t* pair = static_cast<int32_t*>(scratch(1, pairs * sizeof(__m512i)));
-  alignas(16) int8_t order[16];
-  for (int64_t i = 0; i < 16; ++i)
-    order[i] = static_cast<int8_t>(i / args.out_channels * slots + args.channels[i % args.out_channels]);
-  for (int64_t x = 0; x < args.out_width;) {
-    const Group group = group_at(args, x);
-    for (int64_t t = 0; t < pairs; ++t)
-      for (int64_t slot = 0; slot < 16; ++slot) {
-        const int64_t pixel = least(slot / slots, group.pixels - 1);
-        const int16_t* weights = args.column_weights + (x + pixel) * args.column_taps + 2 * t;
-        pair[16 * t + slot] = pair_of(weights[0], 2 * t + 1 < args.column_taps ? weights[1] : 0);
-      }
-    // A replicated mono frame has more bytes than slots of a vector of bytes: fewer pixels at a time.
-    Group part = group;
-    part.pixels = least(group.pixels, 16 / args.out_channels);
-    (group.span > 32 ? horizontal_group<true> : horizontal_group<false>)(
-        args, rows, part, x, reinterpret_cast<const __m512i*>(pair), _mm_load_si128((const __m128i*)order), out);
-    x += part.pixels;
+void horizontal(const ResizeArgs& args, const Plan& plan, const Rows& rows, uint8_t* out) {
+  constexpr decltype(&horizontal_group<false, 0>) kWays[2][4] = {
+      {horizontal_group<false, 0>, horizontal_group<false, 1>, horizontal_group<false, 2>, horizontal_group<false, 3>},
+      {horizontal_group<true, 0>, horizontal_group<true, 1>, horizontal_group<true, 2>, horizontal_group<true, 3>}};
+  const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(plan.order));
+  for (int64_t i = 0; i < plan.count; ++i) {
+    const Group& group = *reinterpret_cast<const Group*>(plan.groups + i * plan.group_bytes);
+    kWays[group.span > 32][plan.pairs <= 3 ? plan.pairs : 0](args, rows, group, plan.pairs, order, out);
   }
 }
 
@@ -181,7 +229,10 @@ void horizontal_row(const ResizeArgs& args, const int16_t* row, uint8_t* out) {
   }
 }
 
-void horizontal(const ResizeArgs& args, const Rows& rows, uint8_t* out) {
+struct Plan {};
+Plan make_plan(const ResizeArgs&) { return {}; }
+
+void horizontal(const ResizeArgs& args, const Plan&, const Rows& rows, uint8_t* out) {
   const auto run = args.in_channels == 1 ? horizontal_row<1> : args.in_channels == 3 ? horizontal_row<3> : horizontal_row<4>;
   for (int64_t y = 0; y < rows.count; ++y)
     run(args, rows.data + y * rows.pitch, out + y * args.out_width * args.out_channels);
@@ -196,6 +247,7 @@ void resize_cpu(const ResizeArgs& args, int threads) {
   const int64_t work = height * (bytes * args.row_taps + args.out_width * args.in_channels * args.column_taps) / kLanes;
   const int workers = worth(threads, work);
   const int64_t block = most(least((height + workers - 1) / workers, kRowsPerTask), 1);
+  const Plan plan = make_plan(args);
   auto run = [&](int64_t task, int) {
     const int64_t y0 = task * block;
     Rows rows{nullptr, round_up(bytes, 32) + kPad, least(block, height - y0)};
@@ -205,7 +257,7 @@ void resize_cpu(const ResizeArgs& args, int threads) {
       vertical(args.frame + args.row_start[y] * args.row_stride, args.row_stride, args.row_weights + y * args.row_taps,
                args.row_taps, bytes, rows.data + i * rows.pitch);
     }
-    horizontal(args, rows, args.out + y0 * args.out_width * args.out_channels);
+    horizontal(args, plan, rows, args.out + y0 * args.out_width * args.out_channels);
   };
   parallel((height + block - 1) / block, workers, run);
 }

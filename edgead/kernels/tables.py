@@ -52,8 +52,10 @@ def resize_table(n_in: int, n_out: int) -> ResizeTable:
     half_width = 2 * max(n_in, n_out)
     outputs = np.arange(n_out, dtype=np.int64)[:, None]
     centre = (2 * outputs + 1) * n_in
-    first = np.maximum(-(-(centre - half_width - n_out) // (2 * n_out)), 0)
-    taps = min(half_width // n_out + 1, n_in)
+    # samples j with |(2 j + 1) n_out - centre| < half_width
+    first = np.maximum((centre - half_width - n_out) // (2 * n_out) + 1, 0)
+    stop = np.minimum(-((n_out - centre - half_width) // (2 * n_out)), n_in)
+    taps = int((stop - first).max())
     first = np.minimum(first, n_in - taps)
     sample = first + np.arange(taps, dtype=np.int64)[None, :]
     raw = np.maximum(half_width - np.abs((2 * sample + 1) * n_out - centre), 0)
