@@ -20,7 +20,9 @@ __all__ = ["SourceUrl"]
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 _HOST = re.compile(r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])(?::[0-9]{1,5})?$")
 _LOCAL = frozenset({"file", "v4l2"})
-_SECRET_PAIR = re.compile(r"(?:pass|pwd|pw|token|secret|key|auth)\w*?=([^&;/?#]+)", re.IGNORECASE)
+_SECRET_PAIR = re.compile(
+    r'(?:pass|pwd|pw|token|secret|key|auth)\w*?=("[^"]*"|[^&;/?#\s]+)', re.IGNORECASE
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: A shorter secret is likely to be part of ordinary words: the whole text is withheld instead.
 _SHORTEST = 4
@@ -54,6 +56,10 @@ class SourceUrl:
             # Not a URL that we know, yet it looks like user:password@host with a typing error.
             rest = re.sub(r"^[A-Za-z0-9+.-]*:?/+", "", text)
             self._shown, self._secrets = _HIDDEN, {text, *_passwords(text), *_passwords(rest)}
+        elif " ! " in text and _SECRET_PAIR.search(text):
+            # A GStreamer pipeline, e.g. rtspsrc location=rtsp://10.0.0.5/s user-pw=…
+            self._secrets = {value.strip("\"'") for value in _SECRET_PAIR.findall(text)}
+            self._shown = _HIDDEN
         else:
             self._shown, self._secrets = text, set()
         if not text or _CONTROL.search(text):

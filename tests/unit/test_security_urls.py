@@ -38,6 +38,9 @@ def _odd_passwords(count: int) -> list[str]:
         ("/data/cam@1/line.mp4", "/data/cam@1/line.mp4"),
         ("/dev/video0", "/dev/video0"),
         ("0", "0"),
+        ("rtspsrc location=rtsp://u:secret@10.0.0.5/s ! appsink", "***"),
+        ("rtspsrc location=rtsp://10.0.0.5/s user-id=u user-pw=secret ! appsink", "***"),
+        ("videotestsrc ! appsink", "videotestsrc ! appsink"),
     ],
 )
 def test_shown_form(address: str, shown: str) -> None:
@@ -80,6 +83,34 @@ def test_500_odd_passwords_appear_nowhere(place: str, caplog: pytest.LogCaptureF
         assert SourceUrl(url) == url
         assert pickle.loads(pickle.dumps(url)).reveal() == address
         assert str(pickle.loads(pickle.dumps(url))) == str(url)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "admin:{}@10.0.0.5/ch1",
+        "rtsp:/admin:{}@10.0.0.5/ch1",
+        "rtps://admin:{}@10.0.0.5/ch1",
+        "ftp://admin:{}@10.0.0.5/ch1",
+        "admin:{}@10.0.0.5/*.png",
+        "file:///data/admin:{}@10.0.0.5.png",
+    ],
+)
+def test_addresses_that_are_no_source_do_not_show_it_either(form: str) -> None:
+    from edgead.stream.sources.uri import parse_source
+
+    for password in _odd_passwords(40):
+        password = password.replace("/", "x")
+        with pytest.raises(SourceError) as error:
+            parse_source(form.format(password))
+        shown = "".join(traceback.format_exception(error.value))
+        assert password not in str(error.value) or form.startswith("file")
+        assert form.startswith("file") or password not in shown.replace(form.format(password), "")
+
+
+def test_a_pipelines_password_is_scrubbed() -> None:
+    url = SourceUrl('rtspsrc location=rtsp://10.0.0.5/s user-pw="open sesame" ! appsink')
+    assert "open sesame" not in url.scrub("could not link: user-pw=open sesame")
 
 
 def test_short_password_withholds_the_text() -> None:
