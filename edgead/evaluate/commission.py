@@ -5,6 +5,7 @@ Training ends with it on held-out images; `edgead commission` repeats it on a ne
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead import images
 from edgead.backends.base import Backend
 from edgead.bundle import Bundle
 from edgead.errors import CalibrationError
@@ -24,16 +24,19 @@ from edgead.evaluate.threshold import (
     score_scale,
 )
 from edgead.frame import Frame, PixelFormat
+from edgead.golden import golden_png
 from edgead.manifest import FrameSpec, Golden, InputRanges, Thresholds
 from edgead.postprocess import smooth
 from edgead.preprocess import Preprocess, as_bgr, frame_statistics
 from edgead.scorer import Scored, Scorer
 
-__all__ = ["Commissioned", "commission", "frame_spec", "open_scorer"]
+__all__ = ["ENGINE_TOLERANCE", "Commissioned", "commission", "frame_spec", "open_scorer"]
 
 GOLDEN_GOOD = 2
 GOLDEN_DEFECTS = ("cutpaste", "stain")
 MIN_IMAGES = 5
+#: Two FP32 engines may differ by this share of score_scale in the score of one frame.
+ENGINE_TOLERANCE = 1e-3
 
 
 class Commissioned(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +118,8 @@ def commission(
         false_reject_rate=false_reject_rate,
         confidence=confidence,
     )
+    scores = [one.score for one in measured]
+    promise = dataclasses.replace(promise, threshold=_clear_of_ties(promise.threshold, scores))
     pixels = learn_pixel_threshold(
         (
             smooth(one.anomaly_map[None], manifest.input.size, manifest.head.sigma)[0]
@@ -123,7 +128,6 @@ def commission(
         false_reject_rate=false_reject_rate,
         confidence=confidence,
     )
-    scores = [one.score for one in measured]
     thresholds = Thresholds(
         threshold=promise.threshold,
         pixel_threshold=pixels.threshold,
@@ -146,6 +150,15 @@ def commission(
         golden=golden,
     )
     return Commissioned(bundle=ready, promise=promise, scored=measured)
+
+
+def _clear_of_ties(threshold: float, scores: Sequence[float]) -> float:
+    """Raise the threshold by what engines differ by: what it promises still holds.
+
+    The order statistic is the score of one good image. Left there, that image would be accepted by
+    the engine that measured it and rejected by the next one, for a bit's difference.
+    """
+    return threshold + 2 * ENGINE_TOLERANCE * score_scale(threshold, scores)
 
 
 def _ranges(measured: Sequence[Scored]) -> InputRanges:
@@ -171,7 +184,7 @@ def _golden(
         score = scorer(frame).score
         verdict: Literal["GOOD", "DEFECT"] = "DEFECT" if score > threshold else "GOOD"
         golden.append(Golden(name=name, kind=kind, score=score, verdict=verdict))
-        pictures[name] = images.encode_png(frame.pixels)
+        pictures[name] = golden_png(frame)
 
     for index in range(min(GOLDEN_GOOD, len(frames))):
         add(f"golden/good_{index}.png", "good", frames[index])
@@ -182,11 +195,17 @@ def _golden(
 
 
 def _damaged(frame: Frame, kind: str, rng: np.random.Generator) -> Frame:
-    """The frame with a simulated defect, in its own format."""
+    """The frame with a simulated defect, in its own format; NV12 keeps its chroma plane."""
     drawn, _ = simulate(as_bgr(frame), kind, rng)
+    if frame.format is PixelFormat.NV12:
+        pixels = frame.pixels.copy()
+        pixels[: frame.size[0]] = drawn[:, :, 1]
+        return Frame(pixels, frame.format)
+    if frame.format is PixelFormat.BGRX8:
+        drawn = np.concatenate([drawn, np.zeros_like(drawn[:, :, :1])], axis=2)
     if frame.format in (PixelFormat.RGB8, PixelFormat.RGB16):
         drawn = drawn[:, :, ::-1]
-    pixels: NDArray[Any] = drawn[:, :, 0] if frame.pixels.ndim == 2 else drawn
+    own: NDArray[Any] = drawn[:, :, 0] if frame.pixels.ndim == 2 else drawn
     if frame.depth > 8:
-        pixels = pixels.astype(np.uint16) << (frame.depth - 8)
-    return Frame(np.ascontiguousarray(pixels), frame.format, depth=frame.depth)
+        own = own.astype(np.uint16) << (frame.depth - 8)
+    return Frame(np.ascontiguousarray(own), frame.format, depth=frame.depth)
