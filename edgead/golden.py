@@ -8,16 +8,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edgead import images
 from edgead.bundle import Bundle
-from edgead.frame import Frame
+from edgead.frame import Frame, PixelFormat
 from edgead.scorer import Scorer
 
-__all__ = ["check_golden"]
+__all__ = ["check_golden", "golden_frame", "golden_png"]
 
 #: Share of score_scale (plus the score's own distance from the threshold) that a score may move.
 #: fp32: other summation orders; bf16 has 8 bits of mantissa; fp16 11; int8 is held by its certificate.
 _ALLOWED = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.25, "int8": 0.5}
+
+
+def golden_png(frame: Frame) -> bytes:
+    """A frame's pixels as a member; PNG has no fourth colour byte that means nothing."""
+    is_padded = frame.format is PixelFormat.BGRX8
+    return images.encode_png(frame.pixels[:, :, :3] if is_padded else frame.pixels)
+
+
+def golden_frame(bundle: Bundle, name: str) -> Frame:
+    """The frame that `golden_png` made member ``name`` of, in the bundle's format."""
+    spec = bundle.manifest.frame
+    pixels = images.decode(bundle.members[name], name=name).pixels
+    if spec.format is PixelFormat.BGRX8:
+        pixels = np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)
+    return Frame(pixels, spec.format, depth=spec.depth)
 
 
 def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, Any]:
@@ -30,9 +47,7 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
     limits = bundle.manifest.thresholds
     entries: list[dict[str, Any]] = []
     for golden in bundle.manifest.golden:
-        frame = images.decode(bundle.members[golden.name], name=golden.name)
-        spec = bundle.manifest.frame
-        score = scorer(Frame(frame.pixels, spec.format, depth=spec.depth)).score
+        score = scorer(golden_frame(bundle, golden.name), check_ranges=False).score
         room = limits.score_scale + abs(golden.score - limits.threshold)
         allowed = _ALLOWED[precision] * room
         verdict = "DEFECT" if score > limits.threshold else "GOOD"

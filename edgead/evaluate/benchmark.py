@@ -25,6 +25,7 @@ from edgead.detector import Detector
 from edgead.errors import ConfigError
 from edgead.evaluate import data
 from edgead.frame import Frame
+from edgead.golden import golden_frame
 from edgead.preprocess import Preprocess
 
 __all__ = ["benchmark"]
@@ -205,9 +206,11 @@ def _percentiles(spent: Sequence[float]) -> dict[str, float]:
 def _frames(bundle: Bundle, source: str | Path | None) -> list[Frame]:
     if source is not None:
         return [images.read(path) for path in data.find_images(source)[:MAX_FRAMES]]
-    spec = bundle.manifest.frame
-    golden = [images.decode(bundle.members[entry.name]) for entry in bundle.manifest.golden]
-    return [Frame(frame.pixels, spec.format, depth=spec.depth) for frame in golden]
+    if not bundle.manifest.golden:
+        raise ConfigError(
+            "BENCHMARK", "the bundle has no golden images to measure with.", "Give a source."
+        )
+    return [golden_frame(bundle, entry.name) for entry in bundle.manifest.golden]
 
 
 def _machine(device: str) -> dict[str, Any]:
