@@ -194,6 +194,8 @@ def _check_layout(pixels: NDArray[Any], fmt: PixelFormat) -> None:
             f"dtype is {pixels.dtype}; {fmt.value} is {want}.",
             "For 10, 12 or 16-bit cameras declare MONO16, BGR16 or RGB16 and the depth.",
         )
+    if fmt is PixelFormat.BAYER_RG8 and min(shape[:2]) < 2:
+        raise FrameError("FRAME_BAYER", f"shape {shape}; BAYER_RG8 has at least 2x2 pixels.")
     if fmt is PixelFormat.NV12 and (shape[0] % 3 or shape[1] % 2):
         raise FrameError(
             "FRAME_NV12",

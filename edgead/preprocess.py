@@ -50,8 +50,15 @@ class Preprocess:
         self._roi = None if view is None else view.roi
         self._ranges = ranges
 
-    def __call__(self, frame: Frame) -> tuple[NDArray[np.uint8], Placement]:
+    def __call__(
+        self, frame: Frame, *, check_ranges: bool = True
+    ) -> tuple[NDArray[np.uint8], Placement]:
         """One frame -> ((1, h, w, 3) uint8 BGR, where it lies in the frame).
+
+        Args:
+            frame: A frame of the commissioned format and size.
+            check_ranges: False takes any brightness and sharpness: a golden image with a simulated
+                defect need not look like a good one.
 
         Raises:
             FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_RANGE, FRAME_CONSTANT, FRAME_EXPOSURE.
@@ -59,9 +66,12 @@ class Preprocess:
         self._check(frame)
         height, width = frame.size
         crop = self._roi or (0, 0, width, height)
+        _check_crop(crop, frame)
         pixels = _to_8_bit(frame)
         tensor = _CONVERT[frame.format](pixels, self._size, crop)
-        self._check_content(tensor)
+        _check_not_constant(tensor)
+        if check_ranges:
+            self._check_ranges(tensor)
         (h, w), (x0, y0, x1, y1) = self._size, crop
         placement = Placement(
             offset_xy=(float(x0), float(y0)),
@@ -87,14 +97,7 @@ class Preprocess:
                 "Set the camera's resolution, or commission the bundle on this one.",
             )
 
-    def _check_content(self, tensor: NDArray[np.uint8]) -> None:
-        first = tensor[0, 0, 0]
-        if tensor[0, -1, 0] == first and bool((tensor == first).all()):
-            raise FrameError(
-                "FRAME_CONSTANT",
-                f"every pixel is {int(first)}.",
-                "Lens cap, light or trigger fault?",
-            )
+    def _check_ranges(self, tensor: NDArray[np.uint8]) -> None:
         if self._ranges is None:
             return
         for name, value in frame_statistics(tensor).items():
@@ -105,6 +108,28 @@ class Preprocess:
                     f"{name} of the picture is {value:.1f}; commissioned range {low:.1f}..{high:.1f}.",
                     "Check light, exposure and focus, or commission the bundle again.",
                 )
+
+
+def _check_crop(crop: _Crop, frame: Frame) -> None:
+    """Where images of several sizes were commissioned, one may be too small for the region."""
+    height, width = frame.size
+    if crop[2] > width or crop[3] > height:
+        raise FrameError(
+            "FRAME_SIZE",
+            f"frame is {width}x{height}; the region of interest {crop} does not lie inside it.",
+            "Set the camera's resolution, or commission the bundle on this one.",
+        )
+
+
+def _check_not_constant(tensor: NDArray[np.uint8]) -> None:
+    """Refuse one colour everywhere, be it black, white or the blue of a camera without signal."""
+    first = tensor[0, 0]
+    if bool((tensor[0, -1] == first).all()) and bool((tensor == first).all()):
+        blue, green, red = (int(value) for value in first)
+        what = str(blue) if blue == green == red else f"B {blue} G {green} R {red}"
+        raise FrameError(
+            "FRAME_CONSTANT", f"every pixel is {what}.", "Lens cap, light or trigger fault?"
+        )
 
 
 def frame_statistics(tensor: NDArray[np.uint8]) -> dict[str, float]:
