@@ -78,20 +78,24 @@ class Detector:
             threads=threads,
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
-        self._scorer = Scorer(self.bundle, self._backend, check_ranges=check_ranges)
-        self._postprocess = Postprocess(
-            manifest.head,
-            manifest.input,
-            manifest.thresholds,
-            manifest.units,
-            score_only=score_only,
-        )
         self._pid = os.getpid()
         self._closed = False
         self._unverified = ""  # why the latest golden check failed
         self._recheck: Recheck | None = None
-        if self_check:
-            self.verify(strict=True)
+        try:
+            self._scorer = Scorer(self.bundle, self._backend, check_ranges=check_ranges)
+            self._postprocess = Postprocess(
+                manifest.head,
+                manifest.input,
+                manifest.thresholds,
+                manifest.units,
+                score_only=score_only,
+            )
+            if self_check:
+                self.verify(strict=True)
+        except BaseException:
+            self._backend.close()
+            raise
         if recheck_minutes is not None:
             self._recheck = Recheck(self.verify, recheck_minutes)
 
@@ -161,6 +165,7 @@ class Detector:
         if not self._closed and os.getpid() == self._pid:
             if self._recheck is not None:
                 self._recheck.close()
+            self._scorer.close()
             self._backend.close()
         self._closed = True
 

@@ -61,6 +61,12 @@ class Scorer:
         preprocess: Preprocess | None = None,
     ) -> None:
         manifest = bundle.manifest
+        if manifest.view.tiles is not None:
+            raise BundleError(
+                "VIEW_TILES",
+                "the bundle asks for tiles, which this edgead does not judge in.",
+                "Commission it with a region of interest instead.",
+            )
         self._preprocess = preprocess or Preprocess(
             manifest.frame,
             manifest.input,
@@ -75,17 +81,17 @@ class Scorer:
         self._free: deque[Request] = deque()
         keep_in_children(self)
 
-    def __call__(self, frame: Frame) -> Scored:
-        """Score one frame.
+    def __call__(self, frame: Frame, *, check_ranges: bool = True) -> Scored:
+        """Score one frame; see `Preprocess.__call__` for ``check_ranges``.
 
         Raises:
             FrameError: The frame must not be judged.
             BackendError: The engine failed or its output is not finite.
         """
-        request = self._take()
         started = time.perf_counter()
-        tensor, placement = self._preprocess(frame)
+        tensor, placement = self._preprocess(frame, check_ranges=check_ranges)
         prepared = time.perf_counter()
+        request = self._take()
         request.start({"image": tensor})
         return self._finish(request, tensor, placement, started, prepared)
 
@@ -103,6 +109,10 @@ class Scorer:
             pending.append((request, tensor, placement, started, prepared))
         while pending:
             yield self._finish(*pending.popleft())
+
+    def close(self) -> None:
+        """Let go of the requests, which keep the engine alive."""
+        self._free.clear()
 
     def _finish(
         self,
