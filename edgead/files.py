@@ -18,7 +18,14 @@ from typing import BinaryIO
 
 from edgead.errors import StorageError
 
-__all__ = ["atomic_writer", "read_bytes", "sweep", "write_bytes", "write_text"]
+__all__ = [
+    "atomic_writer",
+    "check_target",
+    "read_bytes",
+    "sweep",
+    "write_bytes",
+    "write_text",
+]
 
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.edgead-(?P<pid>\d+)-[A-Za-z0-9_]+\.tmp$")
 
@@ -64,6 +71,23 @@ def write_bytes(path: str | Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write ``data`` to ``path`` atomically; see `atomic_writer` for the errors."""
     with atomic_writer(path, mode=mode) as stream:
         stream.write(data)
+
+
+def check_target(path: str | Path) -> None:
+    """Find out before a long job whether its result can be written; nothing is left behind.
+
+    Raises:
+        StorageError: As `atomic_writer`.
+    """
+    target = Path(path)
+    with _explained(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name}.edgead-{os.getpid()}-", suffix=".tmp", dir=target.parent
+        )
+        os.close(handle)
+        Path(name).unlink()
 
 
 def write_text(path: str | Path, text: str, *, mode: int = 0o644) -> None:

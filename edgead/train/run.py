@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
+from edgead import files
 from edgead._version import __version__
 from edgead.backends import open_backend
 from edgead.backends.base import Backend
@@ -96,6 +97,7 @@ def train(
         StorageError: The bundle cannot be written.
     """
     started = time.monotonic()
+    files.check_target(out)  # before the training, not after it
     paths = data.find_training(source)
     frames = data.load_images(paths)
     spec = frame_spec(frames)
@@ -205,7 +207,8 @@ def _prove(fitted: _Fitted, ready: Commissioned, run: _Run, held: Sequence[Frame
     if ready.bundle.manifest.thresholds.how == "cross_fitted":  # scored by other models
         scorer = open_scorer(ready.bundle, run.backend(fitted), run.frame)
         scored = list(scorer.each(held))
-    return check_parity(fitted.spec, head, scored, ready.bundle.manifest.thresholds)
+    names = [frame.source_id for frame in held]
+    return check_parity(fitted.spec, head, scored, ready.bundle.manifest.thresholds, names)
 
 
 def _draft(
