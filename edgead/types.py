@@ -5,6 +5,7 @@ Shapes: ``(H, W)`` is the camera frame, ``(h, w)`` the engine input. Times are `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -168,15 +169,20 @@ class Detection:
             "frame_id": self.frame_id,
             "verdict": self.verdict.name,
             "accept": self.accept,
-            "score": self.score,
-            "threshold": self.threshold,
-            "confidence": self.confidence,
+            "score": _number(self.score),
+            "threshold": _number(self.threshold),
+            "confidence": _number(self.confidence),
             "regions": [region.to_json() for region in self.regions],
             "timings_ms": {k: round(v, 3) for k, v in self.timings_ms.items()},
             "bundle_hash": self.bundle_hash,
             "backend": self.backend,
             "precision": self.precision,
         }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -271,9 +277,9 @@ class Outcome:
             "message": self.message,
             "verdict": self.verdict.name,
             "accept": self.accept,
-            "score": None if found is None else found.score,
-            "threshold": None if found is None else found.threshold,
-            "confidence": None if found is None else found.confidence,
+            "score": None if found is None else _number(found.score),
+            "threshold": None if found is None else _number(found.threshold),
+            "confidence": None if found is None else _number(found.confidence),
             "regions": [] if found is None else [r.to_json() for r in found.regions],
             "timings_ms": {}
             if found is None
