@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 
@@ -22,10 +23,15 @@ def _has_aarch64() -> bool:
     return all(shutil.which(tool) is not None for tool in tools)
 
 
+def _has_rtx() -> bool:
+    return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
 #: Mark -> (is it there, environment variable that turns its skip into a failure, what is missing).
 _NEEDS = {
     "gpu": (_has_gpu, "EDGEAD_REQUIRE_GPU", "no NVIDIA GPU"),
     "aarch64": (_has_aarch64, "EDGEAD_REQUIRE_AARCH64", "no aarch64 compiler and qemu-user"),
+    "rtx": (_has_rtx, "EDGEAD_REQUIRE_RTX", "no tensorrt_rtx: pip install 'edgead[tensorrt-rtx]'"),
 }
 
 
