@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import threading
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -119,21 +120,19 @@ class ChildCapture:
 
     def _lost(self, code: str, text: str) -> SourceError:
         words = self._child.last_words()
-        found = next((c for sign, c in _SIGNS if sign in words), code)
+        found = next((c for sign, c in _SIGNS if sign.search(words)), code)
         said = self._url.scrub(text)
         return SourceError(found, f"{self._url}: {said}", _HINTS.get(found, ""))
 
 
 #: What FFmpeg and V4L2 say on stderr -> the code of the cause.
 _SIGNS = (
-    ("401 Unauthorized", "SOURCE_AUTH"),
-    ("403 Forbidden", "SOURCE_AUTH"),
-    ("404 Not Found", "SOURCE_NOT_FOUND"),
-    ("Connection refused", "SOURCE_REFUSED"),
-    ("No route to host", "SOURCE_NOT_FOUND"),
-    ("Name or service not known", "SOURCE_NOT_FOUND"),
-    ("Device or resource busy", "SOURCE_BUSY"),
-    ("certificate", "SOURCE_TLS"),
+    (re.compile(r"(?:failed:|error) 40[13]\b"), "SOURCE_AUTH"),
+    (re.compile(r"(?:failed:|error) 404\b"), "SOURCE_NOT_FOUND"),
+    (re.compile(r"Connection refused"), "SOURCE_REFUSED"),
+    (re.compile(r"No route to host|Name or service not known|Failed to resolve"), "SOURCE_NOT_FOUND"),
+    (re.compile(r"Device or resource busy"), "SOURCE_BUSY"),
+    (re.compile(r"[Cc]ertificate"), "SOURCE_TLS"),
 )
 _HINTS = {
     "SOURCE_AUTH": "Check the user and the password.",

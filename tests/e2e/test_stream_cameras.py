@@ -1,0 +1,180 @@
+"""Real cameras' stand-ins: RTSP and video give what the files gave, and come back after a loss."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgead import images
+from edgead.errors import SourceError
+from edgead.stream import Stream, open_source, run
+from edgead.stream.sources.reconnect import Reconnecting, ReconnectLimits
+from edgead.testing import FakeJudge, detection_of
+from edgead.testing.audit import Resources
+from edgead.testing.servers import RtspServer, SilentServer
+from edgead.types import Detection, Frame, Outcome
+
+cv2 = pytest.importorskip("cv2")
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = Resources.now()
+    yield
+    until = time.monotonic() + 3
+    while any(v > 0 for v in Resources.now().gained(before).values()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert Resources.now().gained(before) == {"fds": 0, "threads": 0, "processes": 0}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    rng = np.random.default_rng(5)
+    base = cv2.GaussianBlur(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8), (0, 0), 2)
+    shifted = [np.roll(base, 5 * n, 1) for n in range(30)]
+    return [cv2.imencode(".jpg", picture)[1].tobytes() for picture in shifted]
+
+
+def judge(frame: Frame) -> Detection:
+    """A score that changes with any bit of the frame."""
+    digest = hashlib.sha256(frame.pixels.tobytes()).digest()
+    return detection_of(frame, int.from_bytes(digest[:6], "big") / 2**48)
+
+
+def score(outcome: Outcome) -> float | str:
+    return outcome.detection.score if outcome.detection is not None else outcome.reason
+
+
+def first(stream: Stream, count: int) -> list[Outcome]:
+    found = []
+    for outcome in stream:
+        found.append(outcome)
+        if len(found) == count:
+            break
+    return found
+
+
+def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path, pictures: list[bytes]) -> None:
+    video = tmp_path / "line.mjpeg"
+    video.write_bytes(b"".join(pictures))
+    (tmp_path / "frames").mkdir()
+    source = open_source(video)
+    for number in range(len(pictures)):
+        frame = source.read(1)
+        assert isinstance(frame, Frame)
+        images.save_image(tmp_path / "frames" / f"{number:04d}.png", frame.pixels)
+    source.close()
+    scores = [score(o) for o in run(judge, video)]
+    assert len(set(scores)) == len(pictures)
+    assert [score(o) for o in run(judge, tmp_path / "frames")] == scores
+    with RtspServer(pictures, fps=60) as server:
+        outcomes = first(run(judge, server.url, policy="every"), len(pictures))
+    assert [score(o) for o in outcomes] == scores
+    assert not any(o.is_simulated for o in outcomes)
+
+
+def test_a_lost_rtsp_camera_comes_back_in_the_same_colours(pictures: list[bytes]) -> None:
+    seen: dict[int, set[str]] = {}
+    with RtspServer(pictures, fps=200) as server:  # ends after 30 pictures: a disconnect each time
+        stream = run(judge, server.url, policy="every")
+        for outcome in stream:
+            seen.setdefault(outcome.seq % len(pictures), set()).add(str(score(outcome)))
+            if outcome.seq == 2 * len(pictures) - 1:
+                break
+        source = next(iter(stream._sources.values()))
+    assert isinstance(source, Reconnecting)
+    assert source.disconnects >= 1
+    assert [len(scores) for scores in seen.values()] == [1] * len(pictures)  # bit by bit the same
+    assert stream.counts.lost_upstream == 0
+
+
+def test_a_camera_that_falls_silent_is_found_and_opened_again(pictures: list[bytes]) -> None:
+    with RtspServer(pictures, fps=200, falls_silent_after=40) as server:
+        source = open_source(server.url)
+        assert isinstance(source, Reconnecting)
+        source._limits = ReconnectLimits(stall_s=0.5, first_wait_s=0.05)
+        outcomes = first(Stream(FakeJudge(), {"cam": source}, policy="every"), 80)
+    assert source.stalls + source.disconnects >= 1
+    assert all(o.accept for o in outcomes)
+    assert [o.block_id for o in outcomes] == list(range(80))
+
+
+def test_a_wrong_password_is_told_without_the_password(pictures: list[bytes]) -> None:
+    with RtspServer(pictures, password="right") as server:
+        url = server.url.replace("rtsp://", "rtsp://user:wr0ngsecret@")
+        server._password = "x"
+        refuse = SilentAuth(server)
+        with pytest.raises(SourceError) as caught:
+            list(run(FakeJudge(), url))
+        refuse.restore()
+    assert caught.value.code == "SOURCE_AUTH"
+    assert "wr0ngsecret" not in str(caught.value)
+    assert "wr0ngsecret" not in repr(caught.value.__cause__)
+
+
+class SilentAuth:
+    """Let the server refuse every password."""
+
+    def __init__(self, server: RtspServer) -> None:
+        self._server = server
+        self._serve = server._serve
+        server._serve = self._refuse  # type: ignore[method-assign]
+
+    def _refuse(self, connection: socket.socket) -> None:
+        data = connection.recv(4096)
+        while data:
+            number = data.decode().lower().split("cseq:")[1].split("\r\n")[0].strip()
+            head = f"RTSP/1.0 401 Unauthorized\r\nCSeq: {number}\r\n"
+            connection.sendall((head + 'WWW-Authenticate: Basic realm="x"\r\n\r\n').encode())
+            data = connection.recv(4096)
+
+    def restore(self) -> None:
+        self._server._serve = self._serve  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("describes", [False, True])
+def test_a_black_hole_is_left_within_a_second(describes: bool) -> None:
+    with SilentServer(describes=describes) as server:
+        stream = run(FakeJudge(), f"rtsp://127.0.0.1:{server.port}/x")
+        until = time.monotonic() + 5
+        while server.connections == 0 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert server.connections == 1
+        start = time.monotonic()
+        stream.close()
+        assert time.monotonic() - start < 1
+    assert stream.counts.received == 0
+
+
+def test_http_mjpeg(pictures: list[bytes]) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        head = "HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+        connection.sendall(head.encode())
+        try:
+            for picture in pictures * 20:
+                about = f"--b\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                connection.sendall(about.encode() + picture + b"\r\n")
+        except OSError:
+            pass
+        connection.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/video"
+    outcomes = first(run(judge, url, policy="every"), 10)
+    listener.close()
+    thread.join(5)
+    assert all(o.detection is not None for o in outcomes)
+    assert len({score(o) for o in outcomes}) == 10
