@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgead.errors import CalibrationError
 from edgead.evaluate.anomalies import simulate
 from edgead.evaluate.metrics import image_auroc
+from edgead.evaluate.textures import opencv
 from edgead.models.base import Images
 
 __all__ = ["KINDS", "separation", "simulated_defects"]
@@ -87,6 +87,7 @@ def separation(
 
 def _covered(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Share of each position of the map that the mask covers. (h', w')."""
+    cv2 = opencv()
     share: NDArray[np.float32] = cv2.resize(
         mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA
     )

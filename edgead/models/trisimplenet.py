@@ -150,6 +150,9 @@ class TrisimpleNet:
         )
         noise = torch.Generator(device=device).manual_seed(loop.seed)
         mean, deviation = self._mean.to(device), self._scale().to(device)
+        loop.register(
+            adaptor=adaptor, discriminator=discriminator, optimiser=optimiser, noise=noise
+        )
         for _ in loop.stage("discriminator", epochs=cfg.epochs):
             for patches in _batches(cache, cfg, loop):
                 q = adaptor((patches.to(device) - mean) / deviation)  # (3.5)

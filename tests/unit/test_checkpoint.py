@@ -159,6 +159,37 @@ def test_kill_9(tmp_path):
     assert_same_bits(Training().run(loop_at(tmp_path)), plain)
 
 
+def test_a_method_resumes_in_the_same_bits(tmp_path):
+    """TrisimpleNet has a random source of its own; the other methods' tests stop them as well."""
+    from edgead.models.trisimplenet import TrisimpleConfig, TrisimpleNet
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    config = TrisimpleConfig(image_size=(64, 64), hidden=8, epochs=4, step_patches=64)
+
+    class Stopped(Loop):
+        def record(self, **losses):
+            super().record(**losses)
+            if self.epochs_run == 2:
+                raise Stop
+
+    def fit(loop: Loop) -> TrisimpleNet:
+        method = TrisimpleNet(config, backbone="resnet18", weights="random")
+        method.fit(images, loop)
+        return method
+
+    plain = fit(loop_at(None))
+    with pytest.raises(Stop):
+        fit(Stopped(seed=3, device="cpu", checkpoint=tmp_path, checkpoint_every_s=0.0))
+    resumed = fit(loop_at(tmp_path))
+    for one, other in [
+        (plain.adaptor, resumed.adaptor),
+        (plain.discriminator, resumed.discriminator),
+    ]:
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), key
+
+
 def test_a_finished_run_does_not_train_again(tmp_path):
     first = Training().run(loop_at(tmp_path))
     again = Training(stop_at=("one", 0, 0)).run(loop_at(tmp_path))
@@ -206,7 +237,7 @@ def test_the_minutes_of_all_processes_count(tmp_path):
             Budget(minutes=1), device="cpu", checkpoint=tmp_path, checkpoint_every_s=0, clock=clock
         )
         count = 0
-        for _ in loop.stage("one", epochs=3):
+        for _ in loop.stage("one", epochs=100):
             if count == stop_after:
                 break
             clock.now += 10
