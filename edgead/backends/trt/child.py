@@ -91,10 +91,13 @@ def _network_flags(trt: Any, row: api.Api, typing: str) -> int:
 
 def _parse(trt: Any, network: Any, logger: Any, job: dict[str, Any]) -> None:
     parser = trt.OnnxParser(network, logger)
-    if parser.parse(Path(job["model"]).read_bytes()):
+    parsed = parser.parse(Path(job["model"]).read_bytes())
+    if parsed and network.num_outputs > 0:
         return
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     said = "; ".join(f"node {error.node()}: {error.desc()}" for error in errors[:3])
+    # Some rubbish is parsed without an error, into a network without outputs.
+    said = said or "it holds no graph with outputs"
     raise BackendError(
         "MODEL_REFUSED",
         f"the parser of {job['name']} {trt.__version__} refuses the {job['precision']} model: "
