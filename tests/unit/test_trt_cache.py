@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -178,6 +179,42 @@ def test_engine_of_another_machine_is_untrusted(tmp_path):
     with pytest.raises(BackendError) as caught:
         mine.load(KEY)
     assert caught.value.code == "ENGINE_UNTRUSTED"
+
+
+def test_engine_of_another_machine_is_adopted_by_its_hash(tmp_path):
+    mine, theirs = EngineStore(tmp_path / "mine"), EngineStore(tmp_path / "theirs")
+    path = theirs.save(KEY, PLAN, {"seconds": 3.0})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(BackendError) as caught:
+        mine.adopt(path, sha256="0" * 64)
+    assert str(caught.value) == (
+        f"[ENGINE_HASH] {path} has SHA-256 {digest}, given was {'0' * 64}. "
+        "Take the hash that edgead build printed, and copy the file again."
+    )
+    mine.adopt(path, sha256=digest.upper())
+    assert mine.load(KEY) == PLAN
+    assert mine.info(KEY) == {"seconds": 3.0}
+
+
+@pytest.mark.parametrize("kind", [k for k in DAMAGES if DAMAGES[k][0] != "ENGINE_UNTRUSTED"])
+def test_damaged_file_is_not_adopted_whatever_its_hash(store, tmp_path, kind):
+    path = tmp_path / "part.engine"
+    path.write_bytes(damaged(kind, store.save(KEY, PLAN, {}).read_bytes()))
+    with pytest.raises(BackendError) as caught:
+        store.adopt(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert caught.value.code == DAMAGES[kind][0]
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{}", b'{"key": {}, "info": {}}', b"\xff", b"[" * 100_000]
+)
+def test_header_that_is_none_is_not_adopted(store, tmp_path, text):
+    fixed = header._FIXED.pack(header.MAGIC, 1, len(text), 4, hashlib.sha256(b"plan").digest())
+    path = tmp_path / "part.engine"
+    path.write_bytes(fixed + bytes(32) + text + b"plan")
+    with pytest.raises(BackendError) as caught:
+        store.adopt(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert caught.value.code == "ENGINE_FOREIGN"
 
 
 def test_round_trip_and_modes(store):

@@ -117,7 +117,8 @@ def build_engine(
         options: Further options; its ``optimization_level`` gives way to the argument.
 
     Returns:
-        engine (path), seconds, bytes, key, precision, version, typing, estimate, notes.
+        engine (path), seconds, bytes, key, sha256 (of the file, to vouch for it elsewhere),
+        precision, version, typing, estimate, notes.
 
     Raises:
         ConfigError: BACKEND_UNKNOWN, PRECISION_UNKNOWN, TARGET or OPTIMIZATION_LEVEL.
@@ -154,6 +155,7 @@ def build_engine(
                 "seconds": round(float(info["seconds"]), 3),
                 "bytes": path.stat().st_size,
                 "key": key.digest,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "precision": kind,
                 "version": version,
                 "typing": info["typing"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -22,7 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from edgead import files
-from edgead.backends.trt.header import EngineKey, command, compare, pack, peek, unpack
+from edgead.backends.trt.header import (
+    EngineKey,
+    command,
+    compare,
+    pack,
+    peek,
+    unpack,
+    unpack_vouched,
+)
 from edgead.errors import BackendError, StorageError
 
 __all__ = ["EngineStore", "default_folder", "read_owned"]
@@ -94,6 +103,30 @@ class EngineStore:
         files.write_bytes(target, pack(key, plan, info, self._key()), mode=0o600)
         self._refusal(key).unlink(missing_ok=True)
         return target
+
+    def adopt(self, path: Path, *, sha256: str) -> Path:
+        """Take over an engine that edgead built on another machine, e.g. for a named target.
+
+        An engine is executable code: the caller vouches for the file with the SHA-256 that
+        `build_engine` gave where it was built, brought here by another way than the file.
+
+        Raises:
+            BackendError: ENGINE_HASH when the file is not the one vouched for; ENGINE_MISSING; the
+                codes of `header.unpack_vouched`.
+        """
+        try:
+            data = read_owned(path)
+        except FileNotFoundError:
+            raise BackendError("ENGINE_MISSING", f"{path} does not exist.") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256.strip().lower():
+            raise BackendError(
+                "ENGINE_HASH",
+                f"{path} has SHA-256 {found}, given was {sha256}.",
+                "Take the hash that edgead build printed, and copy the file again.",
+            )
+        key, plan, info = unpack_vouched(data, source=str(path))
+        return self.save(key, plan, info)
 
     def get_or_build(
         self,
