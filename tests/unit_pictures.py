@@ -1,8 +1,12 @@
-"""Generated good images, and an exported file run in OpenVINO."""
+"""Generated good images, a training that is killed, and an exported file run in OpenVINO."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+
+from edgead.train.loop import Budget, Loop
 
 
 class Pictures:
@@ -29,3 +33,22 @@ def openvino_run(model: bytes, image: np.ndarray) -> np.ndarray:
     core = openvino.Core()
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     return core.compile_model(core.read_model(model), "CPU", options)([image])[0]
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+class StoppedLoop(Loop):
+    """Ends as by a kill in the first step after ``epochs`` epochs of all stages together."""
+
+    def __init__(self, epochs: int, each: int, folder: Path) -> None:
+        super().__init__(
+            Budget(epochs=each), seed=5, device="cpu", checkpoint=folder, checkpoint_every_s=0.0
+        )
+        self._last = epochs
+
+    def record(self, **losses) -> None:
+        super().record(**losses)
+        if self.epochs_run == self._last:
+            raise Stop

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tolerances import TOLERANCES
 from torch import nn
-from unit_pictures import Pictures, openvino_run
+from unit_pictures import Pictures, Stop, StoppedLoop, openvino_run
 
 from edgead.deploy.export import onnx_from_spec
 from edgead.errors import CalibrationError, ConfigError
@@ -228,6 +228,21 @@ def test_same_seed_same_model(trained):
     again = Mlff(SMALL, backbone="resnet18", weights="random", seed=3)
     again.fit(Pictures(12), Loop(Budget(epochs=5), seed=3, device="cpu"))
     for a, b in zip(method.net.parameters(), again.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_killed_training_goes_on_in_the_same_bits(tmp_path):
+    def fit(loop: Loop) -> Mlff:
+        method = Mlff(replace(SMALL, schedule="cosine"), backbone="resnet18", weights="random")
+        method.fit(Pictures(8), loop)
+        return method
+
+    plain = fit(Loop(Budget(epochs=3), seed=5, device="cpu"))
+    with pytest.raises(Stop):
+        fit(StoppedLoop(2, 3, tmp_path))
+    loop = Loop(Budget(epochs=3), seed=5, device="cpu", checkpoint=tmp_path)
+    resumed = fit(loop)
+    for a, b in zip(plain.net.parameters(), resumed.net.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tolerances import TOLERANCES
 from torch.utils.flop_counter import FlopCounterMode
-from unit_pictures import Pictures, openvino_run
+from unit_pictures import Pictures, Stop, StoppedLoop, openvino_run
 
 from edgead import kernels
 from edgead.deploy.export import onnx_from_spec
@@ -260,6 +260,21 @@ def test_statistics_are_those_of_whole_images(trained):
 def test_same_seed_same_model(trained):
     again, _ = fitted(SMALL)
     for a, b in zip(trained[0].net.parameters(), again.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])  # in the middle of the first stage, of the second
+def test_a_killed_training_goes_on_in_the_same_bits(tmp_path, killed_after):
+    def fit(loop: Loop) -> Slsg:
+        method = Slsg(SMALL, backbone="resnet18", weights="random", seed=5)
+        method.fit(Pictures(8), loop)
+        return method
+
+    plain = fit(Loop(Budget(epochs=2), seed=5, device="cpu"))
+    with pytest.raises(Stop):
+        fit(StoppedLoop(killed_after, 2, tmp_path))
+    resumed = fit(Loop(Budget(epochs=2), seed=5, device="cpu", checkpoint=tmp_path))
+    for a, b in zip(plain.net.parameters(), resumed.net.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
