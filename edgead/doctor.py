@@ -25,7 +25,7 @@ from edgead.backends.trt import api, device
 from edgead.backends.trt.cache import default_folder
 from edgead.errors import EdgeadError
 
-__all__ = ["CHECKS", "Check", "diagnose"]
+__all__ = ["CHECKS", "Check", "examine"]
 
 _CHILD_TIMEOUT_S = 60.0
 _LOW_DISK_BYTES = 2 * 10**9
@@ -56,7 +56,7 @@ class Check:
         return asdict(self)
 
 
-def diagnose(bundle: str | Path | None = None) -> dict[str, Any]:
+def examine(bundle: str | Path | None = None) -> dict[str, Any]:
     """Run all checks.
 
     Args:

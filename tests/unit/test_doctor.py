@@ -65,7 +65,7 @@ def texts(checks) -> dict[str, tuple[str, str]]:
 
 
 def test_diagnosis_of_this_machine_is_plain_and_complete():
-    told = doctor.diagnose()
+    told = doctor.examine()
     assert json.loads(json.dumps(told)) == told
     assert set(told) == {"ok", "checks", "backends", "choice"}
     assert set(told["backends"]) == {"tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"}
@@ -224,7 +224,7 @@ def test_check_that_breaks_does_not_end_the_others(monkeypatch):
 
     monkeypatch.setattr(doctor, "CHECKS", (check_broken, doctor.check_python, doctor.check_libraries,
                                            doctor.check_cuda))  # fmt: skip
-    told = doctor.diagnose()
+    told = doctor.examine()
     assert told["ok"] is False
     assert told["checks"][0]["text"] == "The check failed: RuntimeError: sensor on fire."
     assert told["checks"][1]["name"] == "python"
@@ -232,7 +232,7 @@ def test_check_that_breaks_does_not_end_the_others(monkeypatch):
 
 def test_bundle_that_is_missing_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_libraries, doctor.check_cuda))
-    told = doctor.diagnose(tmp_path / "nothing.edgead")
+    told = doctor.examine(tmp_path / "nothing.edgead")
     assert told["choice"] is None
     assert told["checks"][-1]["name"] == "choice"
     assert told["checks"][-1]["status"] == "problem"
@@ -335,7 +335,7 @@ for name in ("tensorrt", "tensorrt-rtx"):
     except BackendError as error:
         print(error)
 print(all(sys.modules.get(n) is None for n in ("tensorrt", "torch", "onnx", "pycuda")))
-told = doctor.diagnose()
+told = doctor.examine()
 print([c["name"] for c in told["checks"] if c["name"] == "cuda"])
 """
 
