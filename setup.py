@@ -31,7 +31,9 @@ class CMakeBuild(build_ext):
         """Configure and build one extension, or say why it is left out."""
         compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
         if compiler is None:
-            self._without_native(f"no C++ compiler was found (looked for $CXX, {', '.join(COMPILERS)})")
+            self._without_native(
+                f"no C++ compiler was found (looked for $CXX, {', '.join(COMPILERS)})"
+            )
             return
         import pybind11
 
@@ -49,7 +51,8 @@ class CMakeBuild(build_ext):
         if architectures is not None:
             definitions["EDGEAD_CUDA_ARCHITECTURES"] = architectures or "off"
         subprocess.run(
-            [*cmake, "--fresh", *(f"-D{name}={value}" for name, value in definitions.items())], check=True
+            [*cmake, "--fresh", *(f"-D{name}={value}" for name, value in definitions.items())],
+            check=True,
         )
         subprocess.run(["cmake", "--build", str(build)], check=True)
         if not target.exists():
@@ -58,8 +61,8 @@ class CMakeBuild(build_ext):
     def _without_native(self, reason: str) -> None:
         """A machine without a compiler still gets a working package: the kernels run in NumPy."""
         message = (
-            f"edgead is installed without its native module: {reason}. The kernels will run in NumPy: the same results, "
-            "slower. Install a C++17 compiler (Debian, Ubuntu: apt install g++) and install edgead again."
+            f"edgead is installed without its native module: {reason}. The kernels will run in NumPy: "
+            "the same results, slower. Install a C++17 compiler (Debian, Ubuntu: apt install g++) and install edgead again."
         )
         if os.environ.get("EDGEAD_REQUIRE_NATIVE") == "1":
             raise RuntimeError(message)

@@ -26,7 +26,7 @@ SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _PACKAGES = (
-    "edgead", "numpy", "torch", "openvino", "onnxruntime", "opencv-python-headless", "faiss-cpu",
+    "edgead", "numpy", "torch", "openvino", "onnxruntime", "opencv-python-headless", "faiss-cpu", "pillow",
     "scikit-learn", "scipy", "cupy-cuda13x", "tensorrt", "tensorrt-rtx-cu13", "anomalib",
 )  # fmt: skip
 
@@ -37,25 +37,37 @@ def interleave(
     seconds: float = 1.0,
     warm_up: int = 3,
     least: int = 5,
+    burst: int = 1,
+    pause_s: float = 0.0,
 ) -> dict[str, float]:
     """Median milliseconds of each candidate, called in turn.
+
+    Threads of one candidate may still spin when the next one's turn comes, and the caches hold what
+    the last one left. For calls far below a millisecond give each turn a pause and a burst: one
+    call more is made before a burst and not counted.
 
     Args:
         candidates: Name -> call; each must end its own work (synchronise a GPU).
         seconds: For all of them together, warm-up not counted.
         warm_up: Calls of each before the clock starts.
-        least: Calls of each at the least.
+        least: Turns of each at the least.
+        burst: Calls counted in each turn.
+        pause_s: Sleep before each turn.
     """
     for _ in range(warm_up):
         for call in candidates.values():
             call()
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(spent.values()))) < least:
+    while time.perf_counter() < end or len(next(iter(spent.values()))) < least * burst:
         for name, call in candidates.items():
-            started = time.perf_counter()
-            call()
-            spent[name].append(time.perf_counter() - started)
+            time.sleep(pause_s)
+            if burst > 1:
+                call()
+            for _ in range(burst):
+                started = time.perf_counter()
+                call()
+                spent[name].append(time.perf_counter() - started)
     return {name: float(np.median(values)) * 1e3 for name, values in spent.items()}
 
 

@@ -74,7 +74,7 @@ void resize(py::array_t<uint8_t> frame, Array<int32_t> row_start, Array<int16_t>
             Array<int32_t> column_start, Array<int16_t> column_weights, std::vector<int> channels, Array<uint8_t> out,
             int threads) {
   require(frame.ndim() == 3 && out.ndim() == 3 && (frame.shape(2) == 1 || frame.strides(2) == 1) &&
-              frame.strides(1) == frame.shape(2),
+              (frame.shape(1) == 1 || frame.strides(1) == frame.shape(2)),
           "pixels of a row are not contiguous");
   require(row_start.size() == out.shape(0) && column_start.size() == out.shape(1), "tables are of another size");
   require(static_cast<py::ssize_t>(channels.size()) == out.shape(2) && channels.size() <= 4, "channels do not fit");

@@ -68,7 +68,9 @@ def kmeans_assign(
         patches.shape[1] == centroids.shape[1],
         f"patches {patches.shape} and centroids {centroids.shape} disagree in D; expected [N, D] and [K, D].",
     )
-    check.same(len(centroids) > 0, f"centroids has shape {centroids.shape}; expected [K, D] with K >= 1.")
+    check.same(
+        len(centroids) > 0, f"centroids has shape {centroids.shape}; expected [K, D] with K >= 1."
+    )
     threads = check.threads(threads)
     module = native()
     if module is None:
@@ -157,17 +159,23 @@ def heatmap(
     """
     anomaly_map = check.floats("anomaly_map", anomaly_map, "Bhw")
     batch, height, width = anomaly_map.shape
-    check.same(height > 0 and width > 0, f"anomaly_map has shape {anomaly_map.shape}; expected h, w >= 1.")
+    check.same(
+        height > 0 and width > 0, f"anomaly_map has shape {anomaly_map.shape}; expected h, w >= 1."
+    )
     size = check.size(size)
     sigma = check.non_negative("sigma", sigma, MAX_SIGMA)
     if threshold is not None:
         threshold = check.real("threshold", threshold)
     threads = check.threads(threads)
-    smoothed = check.output(out, (batch, *size), np.float32, (anomaly_map,))
+    smoothed: npt.NDArray[np.float32] = check.output(
+        out, (batch, *size), np.float32, (anomaly_map,)
+    )
     rows, columns = heatmap_table(height, size[0], sigma), heatmap_table(width, size[1], sigma)
     module = native()
     if module is None:
-        return Heatmap(smoothed, *reference.heatmap(anomaly_map, rows, columns, threshold, smoothed))
+        return Heatmap(
+            smoothed, *reference.heatmap(anomaly_map, rows, columns, threshold, smoothed)
+        )
     peak = np.empty(batch, np.float32)
     mask = None if threshold is None else np.empty(smoothed.shape, np.uint8)
     module.heatmap(
@@ -221,14 +229,15 @@ def resize(
     channels = check.channels(channels, depth)
     x0, y0, x1, y1 = check.crop(crop, height, width)
     threads = check.threads(threads)
-    resized = check.output(out, (*size, len(channels)), np.uint8, (frame,))
+    resized: npt.NDArray[np.uint8] = check.output(out, (*size, len(channels)), np.uint8, (frame,))
     view = frame[y0:y1, x0:x1]
     rows, columns = resize_table(y1 - y0, size[0]), resize_table(x1 - x0, size[1])
     module = native()
     if module is None:
         resized[...] = reference.resize(view, rows, columns, channels)
         return resized
-    if view.strides[1] != depth or (depth > 1 and view.strides[2] != 1):
+    # A side of one pixel may have any stride: nothing is ever reached by it.
+    if (view.shape[1] > 1 and view.strides[1] != depth) or (depth > 1 and view.strides[2] != 1):
         view = np.ascontiguousarray(view)
     module.resize(
         view, rows.start, rows.weights, columns.start, columns.weights, channels, resized, threads

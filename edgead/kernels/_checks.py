@@ -83,7 +83,9 @@ def channels(value: Any, depth: int) -> tuple[int, ...]:
         return tuple(range(depth))
     if not isinstance(value, (tuple, list)) or not 1 <= len(value) <= 4:
         raise ValueError(f"channels is {value!r}; expected 1 to 4 indices of source channels.")
-    return tuple(integer(f"channels[{i}]", channel, 0, depth - 1) for i, channel in enumerate(value))
+    return tuple(
+        integer(f"channels[{i}]", channel, 0, depth - 1) for i, channel in enumerate(value)
+    )
 
 
 def non_negative(name: str, value: Any, high: float) -> float:

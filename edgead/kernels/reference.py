@@ -68,7 +68,9 @@ def heatmap(
             horizontal[:, :, lo:hi] += anomaly_map[:, :, x, None] * columns.spread[x, lo:hi]
         for y, (lo, hi) in enumerate(rows.reach):
             smoothed[:, lo:hi] += horizontal[:, y, None] * rows.spread[y, lo:hi, None]
-        mask = None if threshold is None else (~(smoothed <= np.float32(threshold))).astype(np.uint8)
+        mask = (
+            None if threshold is None else (~(smoothed <= np.float32(threshold))).astype(np.uint8)
+        )
     return smoothed.max(axis=(1, 2)), mask
 
 

@@ -112,7 +112,7 @@ def heatmap_table(n_in: int, n_out: int, sigma: float) -> HeatmapTable:
     outputs = np.arange(n_out, dtype=np.int64)
     for offset, weight in enumerate(kernel, start=-radius):
         dense += weight * upsample[reflect_101(outputs + offset, n_out)]
-    band, reach = _bounds(dense != 0), _bounds((dense != 0).T)
+    band, reach = _bounds(dense.astype(np.bool_)), _bounds(dense.T.astype(np.bool_))
     taps = int((band[:, 1] - band[:, 0]).max())
     columns = band[:, :1] + np.arange(taps)
     inside = columns < band[:, 1:]
