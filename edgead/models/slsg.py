@@ -126,12 +126,13 @@ class SlsgConfig:
         """Ours, for a small ImageNet backbone and half an hour on a CPU."""
         return cls(
             image_size=image_size,
-            widths=(96, 64, 32),
+            widths=(64, 48, 32),
             discriminator_width=16,
             encoder_rate=1e-4,
-            inpaint_epochs=10,
-            inpaint_share=0.2,
-            iterations=1500,
+            inpaint_epochs=8,
+            inpaint_share=0.15,
+            batch=2,
+            iterations=2000,
         )
 
 
