@@ -32,6 +32,17 @@ _LOW_DISK_BYTES = 2 * 10**9
 _LOW_MEMORY_BYTES = 2 * 10**9
 
 
+#: Name, module, extra that brings it.
+_LIBRARIES = (
+    ("tensorrt", "tensorrt", "tensorrt-cu13"),
+    ("tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx"),
+    ("pycuda", "pycuda.driver", "tensorrt-cu13"),
+    ("cupy", "cupy", "tensorrt-cu13"),
+    ("openvino", "openvino", "cpu"),
+    ("onnxruntime", "onnxruntime", "onnxruntime"),
+)
+
+
 @dataclass(frozen=True)
 class Check:
     """One answer.
@@ -132,14 +143,8 @@ def check_jetpack() -> list[Check]:
 
 def check_libraries() -> list[Check]:
     """Engine libraries and what they need, each imported in a child process."""
-    return [
-        _library("tensorrt", "tensorrt", extra="tensorrt-cu13"),
-        _library("tensorrt-rtx", "tensorrt_rtx", extra="tensorrt-rtx"),
-        _library("pycuda", "pycuda.driver", extra="tensorrt-cu13", version="pycuda.VERSION_TEXT"),
-        _library("cupy", "cupy", extra="tensorrt-cu13"),
-        _library("openvino", "openvino", extra="cpu"),
-        _library("onnxruntime", "onnxruntime", extra="onnxruntime"),
-    ]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(_library, *zip(*_LIBRARIES, strict=True)))
 
 
 def check_opencv() -> list[Check]:
@@ -255,9 +260,9 @@ def _guarded(check: Callable[[], list[Check]]) -> list[Check]:
         return [Check(name, "problem", f"The check failed: {type(error).__name__}: {error}.")]
 
 
-def _library(name: str, module: str, *, extra: str, version: str = "") -> Check:
+def _library(name: str, module: str, extra: str) -> Check:
     top = module.partition(".")[0]
-    shown = version or f"getattr({top}, '__version__', '?')"
+    shown = f"getattr({top}, '__version__', None) or getattr({top}, 'VERSION_TEXT', '?')"
     answer = _in_child(top, f"import {module}; print({shown})")
     if answer.status == "missing":
         hint = f"pip install 'edgead[{extra}]'."

@@ -12,9 +12,10 @@ from typing import Any
 from edgead import jetson
 from edgead.backends.trt.device import system_root, tegra_model
 
-__all__ = ["PowerMeter", "machine_power", "read_watts"]
+__all__ = ["PowerMeter", "machine_power", "read_watts", "throttle_state"]
 
-_INPUT_RAILS = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN", "VDD_GPU_SOC", "CPU_GPU_CV")
+#: Rails that feed the whole module, by board.
+_INPUT_RAILS = ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN")
 _SMI = ["nvidia-smi", "--format=csv,noheader,nounits"]
 
 
@@ -25,7 +26,7 @@ def read_watts() -> tuple[float, str] | None:
     rails); on a PC the graphics card alone.
     """
     rails = _rails()
-    for name in _INPUT_RAILS[:3]:
+    for name in _INPUT_RAILS:
         if name in rails:
             return rails[name], f"module ({name})"
     if rails:
@@ -41,6 +42,34 @@ def machine_power() -> dict[str, Any]:
     """Power mode and clocks, to be recorded beside every figure."""
     mode = jetson.power_mode() if tegra_model() else _smi_state()
     return {"mode": mode, "clocks": jetson.clocks()}
+
+
+def throttle_state() -> dict[str, Any]:
+    """Whether the machine slows itself down, by what, and its hottest sensor.
+
+    On a Jetson (or any Linux) every cooling device that is not a fan and is engaged; on a PC the
+    reasons that nvidia-smi names. ``throttled`` is None where nothing tells.
+    """
+    root = system_root()
+    zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
+    millidegrees = [jetson.read(str(path.relative_to(root))) for path in zones]
+    heats = [int(text) / 1000 for text in millidegrees if text.isdigit()]
+    engaged, known = [], False
+    for path in sorted((root / "sys/class/thermal").glob("cooling_device*")):
+        base = path.relative_to(root)
+        kind, state = jetson.read(f"{base}/type"), jetson.read(f"{base}/cur_state")
+        if not state.isdigit() or "fan" in kind.lower():
+            continue
+        known = True
+        if int(state) > 0:
+            engaged.append(kind)
+    reasons = _smi_reasons()
+    engaged += reasons or []
+    return {
+        "throttled": bool(engaged) if known or reasons is not None else None,
+        "by": engaged,
+        "hottest_c": max(heats, default=None),
+    }
 
 
 class PowerMeter:
@@ -117,6 +146,17 @@ def _rails() -> dict[str, float]:
         if name and name != "NC" and volts.isdigit() and amperes.isdigit():
             rails[name] = int(volts) * int(amperes) / 1e6
     return rails
+
+
+def _smi_reasons() -> list[str] | None:
+    """Reasons for which the graphics card slows down; None when nvidia-smi does not tell."""
+    names = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "sw_power_cap")
+    wanted = ",".join(f"clocks_throttle_reasons.{name}" for name in names)
+    lines = jetson.said([*_SMI, f"--query-gpu={wanted}"]).splitlines()
+    if not lines:
+        return None
+    states = [part.strip() for part in lines[0].split(",")]
+    return [name for name, state in zip(names, states, strict=False) if state == "Active"]
 
 
 def _smi_state() -> str:

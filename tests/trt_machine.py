@@ -9,7 +9,7 @@ from typing import Any
 import fake_tensorrt
 from fake_cuda import RTX3080, FakeCuda
 
-from edgead.backends.trt import api, cuda, device, run
+from edgead.backends.trt import api, build, child, cuda, device, run
 from edgead.backends.trt.options import TrtOptions
 
 
@@ -53,3 +53,15 @@ class Machine:
             model, name=self.name, precision=precision, cache_dir=self.cache,
             **{"allow_build": True, **arguments}, options=self.options(**changes),
         )  # fmt: skip
+
+
+class InProcess(Machine):
+    """The same, but builds without the child process: for tests of what comes after a build."""
+
+    def __init__(self, monkeypatch: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(monkeypatch, *arguments, **named)
+        monkeypatch.setattr(build, "run_child", _build_here)
+
+
+def _build_here(job: dict[str, Any], work: Any, *, expected: Any, tell: Any) -> dict[str, Any]:
+    return {**child.build(job, tell), "notes": [], "peak_rss_bytes": 0}

@@ -301,6 +301,29 @@ def test_watts_and_millijoules(tmp_path, monkeypatch):
     assert told["clocks"]["gpu"] == {"mhz": 306.0, "max_mhz": 624.8}
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, None),
+        ({"pwm-fan": 3}, None),
+        ({"pwm-fan": 3, "gpu-throttle-alert": 0}, False),
+        ({"cpu-throttle-alert": 0, "gpu-throttle-alert": 2}, True),
+    ],
+    ids=["nothing tells", "a fan only", "cool", "hot"],
+)
+def test_throttling(tmp_path, monkeypatch, states, expected):
+    root = machine(tmp_path, monkeypatch, sys__class__thermal__thermal_zone0__temp="97500\n")
+    for number, (kind, state) in enumerate(states.items()):
+        folder = root / f"sys/class/thermal/cooling_device{number}"
+        folder.mkdir()
+        (folder / "type").write_text(kind)
+        (folder / "cur_state").write_text(f"{state}\n")
+    told = power.throttle_state()
+    assert told["throttled"] is expected
+    assert told["by"] == (["gpu-throttle-alert"] if expected else [])
+    assert told["hottest_c"] == 97.5
+
+
 def test_no_sensor_no_figure(tmp_path, monkeypatch):
     machine(tmp_path, monkeypatch)
     with power.PowerMeter() as meter:
@@ -316,6 +339,9 @@ def test_smi_line(monkeypatch, tmp_path):
         jetson, "said", lambda command: next((v for k, v in lines.items() if k in command[-1]), "")
     )
     assert power.read_watts() == (71.25, "graphics card (nvidia-smi)")
+    lines["hw_slowdown"] = "Not Active, Active, Not Active, Not Active"
+    assert power.throttle_state()["by"] == ["hw_thermal_slowdown"]
+    del lines["hw_slowdown"]
     assert power.machine_power()["mode"] == (
         "P2, SM 1710 of 2100 MHz, limit 320.00 W, throttle 0x0000000000000004"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_tensorrt import model
-from trt_machine import Machine
+from trt_machine import InProcess as Machine
 
 from edgead.backends.trt import header
 from edgead.backends.trt.cache import EngineStore, default_folder, read_owned

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_cuda import ORIN, RTX3080
 from fake_tensorrt import VERSIONS, model
-from trt_machine import Machine
+from trt_machine import InProcess as Machine
 
 from edgead.backends.base import Backend, Request, TensorSpec
 from edgead.backends.trt.cuda import DeviceArray, primary_context
@@ -555,3 +555,16 @@ def test_one_primary_context_a_process(machine):
     machine.open(model()).close()
     assert machine.cuda.log.count("cuDevicePrimaryCtxRetain") == 1
     assert primary_context(0) is primary_context(0)
+
+
+def test_memory_kinds_are_compared(machine):
+    from edgead.backends.trt.measure import compare_memory
+
+    machine.open(model()).close()
+    told = compare_memory(
+        model(), name=machine.name, precision="fp32", cache_dir=machine.cache, rounds=2, burst=2
+    )
+    assert told["best"] in ("pinned", "mapped")
+    assert 0 < told["pinned"]["median_ms"] <= told["pinned"]["p90_ms"]
+    assert set(told["mapped"]) == {"median_ms", "p90_ms"}
+    assert machine.cuda.memory == {}
