@@ -22,8 +22,8 @@ class _Drifting:
         self.is_on = False
         sound = Scorer.__call__
 
-        def call(scorer: Scorer, frame: Any) -> Any:
-            scored = sound(scorer, frame)
+        def call(scorer: Scorer, frame: Any, **options: Any) -> Any:
+            scored = sound(scorer, frame, **options)
             if self.is_on:
                 object.__setattr__(scored, "score", scored.score + 0.05)
             return scored
@@ -101,7 +101,7 @@ def test_on_a_schedule(drifting: _Drifting) -> None:
 def test_a_check_that_cannot_be_made_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Detector(tiny_bundle(), backend="openvino", threads=1) as detector:
 
-        def fails(*_: Any) -> None:
+        def fails(*_: Any, **__: Any) -> None:
             raise BackendError("BACKEND_ERROR", "openvino failed: device lost.")
 
         with monkeypatch.context() as patched:
@@ -132,8 +132,8 @@ def test_what_it_is_there_to_find(wrong: str, monkeypatch: pytest.MonkeyPatch) -
 
     sound = Preprocess.__call__
 
-    def call(prepare: Preprocess, frame: Any) -> Any:
-        tensor, placement = sound(prepare, frame)
+    def call(prepare: Preprocess, frame: Any, **options: Any) -> Any:
+        tensor, placement = sound(prepare, frame, **options)
         if wrong == "colours":  # the tiny model averages colours: one of them stands for all
             tensor = np.repeat(tensor[..., :1], 3, axis=-1) // 2
         else:
