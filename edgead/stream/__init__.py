@@ -13,22 +13,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgead.stream.checks import Checks
 from edgead.stream.journal import Journal
-from edgead.stream.pipeline import Judge, Limits, Stream
+from edgead.stream.limits import Limits
+from edgead.stream.pipeline import Judge, Stream
 from edgead.stream.replay import Rejects
 from edgead.stream.sources import Source, open_source
+from edgead.stream.supervised import Supervised
 from edgead.stream.swap import Swappable
+from edgead.stream.triggered import Triggered
 
 __all__ = [
-    "Checks",
     "Journal",
     "Judge",
     "Limits",
     "Rejects",
     "Source",
     "Stream",
+    "Supervised",
     "Swappable",
+    "Triggered",
     "open_source",
     "run",
 ]
@@ -43,7 +46,6 @@ def run(
     workers: int = 1,
     journal: str | Path | Journal | None = None,
     save_rejects: str | Path | Rejects | None = None,
-    checks: Checks | None = None,
     limits: Limits | None = None,
 ) -> Stream:
     """Judge every frame of a source.
@@ -58,7 +60,6 @@ def run(
         workers: Frames judged at the same time.
         journal: File that gets one row for each frame; see `edgead.stream.journal.Journal`.
         save_rejects: Folder that gets a replay file for each frame that was not accepted.
-        checks: Input checks.
         limits: Bounds of the stream.
 
     Returns:
@@ -83,7 +84,6 @@ def run(
         policy=policy,
         deadline_ms=deadline_ms,
         workers=workers,
-        checks=checks,
         limits=limits,
         journal=journal,
         rejects=save_rejects,

@@ -5,7 +5,6 @@ Input checks go by cost and stop at the first that fails. A frame on a GPU is ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,37 +14,24 @@ from edgead.errors import BackendError, EdgeadError, FrameError
 from edgead.stream.reasons import FailCode
 from edgead.types import Detection, Frame
 
-__all__ = ["Checks", "DetectionCheck", "FrameCheck"]
+__all__ = ["DetectionCheck", "FrameCheck"]
 
 _STRIDE = 16  # every 16th row and column: 0.4 % of the pixels
 
 
-@dataclass(frozen=True)
-class Checks:
-    """Which input checks run.
+class FrameCheck:
+    """The input checks of one source, with what they remember. Used by one thread.
 
-    Attributes:
-        is_constant: Refuse a frame whose every pixel has the same value.
-        frozen_after: Refuse the n-th byte-identical frame in a row and those after it, and any
-            repeated block id; 0 turns it off (files do, where repeats are harmless).
-        exposure: Commissioned range of the mean pixel value, None when it was not learnt.
-        sharpness: Commissioned range of the mean absolute difference between neighbours in a row.
-        size: (H, W) that the model was commissioned on; None takes the first frame's.
+    What a single frame shows against its bundle (size, format, commissioned light and focus) is
+    the judge's own check; here is what only the run of frames shows, and what no judge may miss.
+
+    Args:
+        frozen_after: The n-th byte-identical frame in a row is refused, and any repeated block id;
+            0 for sources that may repeat themselves.
     """
 
-    is_constant: bool = True
-    frozen_after: int = 5
-    exposure: tuple[float, float] | None = None
-    sharpness: tuple[float, float] | None = None
-    size: tuple[int, int] | None = None
-
-
-class FrameCheck:
-    """The input checks of one source, with what they remember. Used by its capture thread."""
-
-    def __init__(self, checks: Checks, *, is_live: bool) -> None:
-        self._checks = checks
-        self._frozen_after = checks.frozen_after if is_live else 0
+    def __init__(self, frozen_after: int) -> None:
+        self._frozen_after = frozen_after
         self._first: tuple[Any, ...] | None = None
         self._last: Frame | None = None
         self._repeats = 1
@@ -54,15 +40,13 @@ class FrameCheck:
         """Why this frame must not be judged, or None."""
         layout = (frame.size, frame.format, frame.depth)
         if self._first is None:
-            self._first = (self._checks.size or frame.size, frame.format, frame.depth)
+            self._first = layout
         if layout != self._first:
             return _shape_changed(frame, self._first)
         if not isinstance(frame.pixels, np.ndarray):
             return None
         error = self._frozen(frame) if self._frozen_after else None
-        if error is None and self._checks.is_constant:
-            error = _constant(frame.pixels)
-        return error or self._exposure(frame.pixels) or self._sharpness(frame.pixels)
+        return error or _constant(frame.pixels)
 
     def _frozen(self, frame: Frame) -> EdgeadError | None:
         last, self._last = self._last, frame
@@ -80,34 +64,7 @@ class FrameCheck:
         return FrameError(
             FailCode.FROZEN_SOURCE.value,
             f"{self._repeats} frames in a row are byte-identical, which a sensor never does.",
-            "Restart the camera; set frozen_after=0 for a source that repeats itself.",
-        )
-
-    def _exposure(self, pixels: NDArray[Any]) -> EdgeadError | None:
-        if self._checks.exposure is None:
-            return None
-        low, high = self._checks.exposure
-        mean = float(pixels[::4, ::4].mean())
-        if low <= mean <= high:
-            return None
-        return FrameError(
-            FailCode.FRAME_EXPOSURE.value,
-            f"mean pixel value is {mean:.1f}; commissioned range {low:g}..{high:g}.",
-            "Check the light and the exposure time.",
-        )
-
-    def _sharpness(self, pixels: NDArray[Any]) -> EdgeadError | None:
-        if self._checks.sharpness is None:
-            return None
-        low, high = self._checks.sharpness
-        rows = pixels[::4].astype(np.int32)
-        sharpness = float(np.abs(np.diff(rows, axis=1)).mean())
-        if low <= sharpness <= high:
-            return None
-        return FrameError(
-            FailCode.FRAME_SHARPNESS.value,
-            f"sharpness is {sharpness:.2f}; commissioned range {low:g}..{high:g}.",
-            "Check the focus and clean the lens.",
+            "Restart the camera; Limits(frozen_after=0) is for a source that repeats itself.",
         )
 
 

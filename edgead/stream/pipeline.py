@@ -8,49 +8,35 @@ slows another.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import TypeVar
 
 from edgead.errors import ConfigError, SourceError, StateError
-from edgead.stream.checks import Checks, FrameCheck
+from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Crew, Judge
+from edgead.stream.intake import Intake
 from edgead.stream.journal import Journal
 from edgead.stream.lane import Deadline, Lane
 from edgead.stream.ledger import Ticket
+from edgead.stream.limits import Limits, deadline_of
 from edgead.stream.policies import parse_policy
 from edgead.stream.replay import Rejects
 from edgead.stream.service import ServiceTime
-from edgead.stream.sources.base import EndOfSource, Source
-from edgead.stream.watchdog import Health, State
-from edgead.types import Detection, Frame, LedgerCounts, Outcome
+from edgead.stream.sources.base import Source
+from edgead.stream.watchdog import Health, Heartbeat, State
+from edgead.types import Detection, LedgerCounts, Outcome
 
-__all__ = ["Judge", "Limits", "Stream"]
+__all__ = ["Judge", "Stream"]
 
 S = TypeVar("S", bound="Stream")
 
 _log = logging.getLogger("edgead.stream")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a stream.
-
-    Attributes:
-        guard_ms: How long before its deadline a running frame is given up.
-        hang_s: A judge that does not return for so long is given up.
-        drain_s: How long `Stream.close` waits for frames that are being judged.
-        unread: Outcomes that may wait for the reader before sources are read no further.
-    """
-
-    guard_ms: float = 1.0
-    hang_s: float = 10.0
-    drain_s: float = 1.0
-    unread: int = 4096
 
 
 class Stream:
@@ -64,7 +50,6 @@ class Stream:
         policy: See `edgead.stream.policies.parse_policy`.
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
         workers: Frames judged at the same time.
-        checks: Input checks.
         limits: Bounds.
         journal: Gets every outcome; closed with the stream.
         rejects: Saves every frame that was not accepted; closed with the stream.
@@ -80,13 +65,11 @@ class Stream:
         policy: str = "auto",
         deadline_ms: float | None = None,
         workers: int = 1,
-        checks: Checks | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
         rejects: Rejects | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self.errors: dict[str, SourceError] = {}
         self.journal = journal
         self.rejects = rejects
         self._clock = time.monotonic_ns
@@ -94,7 +77,7 @@ class Stream:
         self._changed = threading.Condition(threading.RLock())
         self._out: deque[tuple[Outcome, Ticket]] = deque()
         self._sources = dict(sources)
-        self.lanes = self._make_lanes(policy, _deadline(deadline_ms, self.limits), workers)
+        self.lanes = self._make_lanes(policy, deadline_of(deadline_ms, self.limits), workers)
         self._crew = Crew(
             judge,
             self.lanes.values(),
@@ -103,20 +86,21 @@ class Stream:
             clock=self._clock,
             hang_s=self.limits.hang_s,
         )
-        self._open = set(self.lanes)
         self._is_stopping = False
         self._is_closed = False
-        self._threads: list[threading.Thread] = []
+        self._pid = os.getpid()
+        self._heartbeat = Heartbeat(self._clock)
+        self._timer = threading.Thread(target=self._keep_time, name="edgead timer", daemon=True)
+        self._intakes = {name: self._make_intake(name) for name in self._sources}
         _log.info("policy %s", self.policy)
         if journal is not None:
             kinds = {source.kind for source in self._sources.values()}
             kind = "triggered" if "triggered" in kinds else "live"
             journal.begin(kind=kind, policy=self.policy)
         self._crew.start()
-        for name, source in self._sources.items():
-            check = FrameCheck(checks or Checks(), is_live=source.kind != "file")
-            self._start(self._capture, f"capture {name}", self.lanes[name], source, check)
-        self._start(self._keep_time, "timer")
+        for intake in self._intakes.values():
+            intake.thread.start()
+        self._timer.start()
 
     @property
     def policy(self) -> str:
@@ -126,14 +110,24 @@ class Stream:
         return ", ".join(f"{name}: {lane.policy}" for name, lane in self.lanes.items())
 
     @property
+    def errors(self) -> dict[str, SourceError]:
+        """Sources that were lost, and why."""
+        return {name: i.error for name, i in self._intakes.items() if i.error is not None}
+
+    @property
+    def counts_by_source(self) -> dict[str, LedgerCounts]:
+        """The books of each source, checked."""
+        with self._changed:
+            return {name: lane.ledger.snapshot() for name, lane in self.lanes.items()}
+
+    @property
     def counts(self) -> LedgerCounts:
         """The books of all sources together, checked.
 
         Raises:
             StateError: LEDGER when they do not balance.
         """
-        with self._changed:
-            each = [lane.ledger.snapshot() for lane in self.lanes.values()]
+        each = self.counts_by_source.values()
         numbered = [c.lost_upstream for c in each if c.lost_upstream is not None]
         return LedgerCounts(
             sum(c.received for c in each),
@@ -192,7 +186,9 @@ class Stream:
             StopIteration: Every frame of every source was accounted for, or the stream was closed.
             SourceError: The only source was lost; everything before it was handed out.
             BackendError: The judge hung too often; everything before it was handed out.
+            StateError: FORKED.
         """
+        self._check_process()
         with self._changed:
             while not self._out:
                 if self._is_closed or self._is_finished():
@@ -206,6 +202,7 @@ class Stream:
 
     def _recorded(self, outcome: Outcome, ticket: Ticket) -> Outcome:
         """Journal an outcome on its way out; if that took too long it is no verdict any more."""
+        self._heartbeat.beat()
         if self.journal is None:
             return outcome
         self.journal.write(outcome)  # with synchronous=FULL this waits for the disk
@@ -227,13 +224,10 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading, wait ``drain_s`` for frames being judged, drop the rest; safe twice."""
+        if self._is_closed or os.getpid() != self._pid:  # a forked child has none of the threads
+            return
         with self._changed:
-            if self._is_closed:
-                return
-            self._is_stopping = True
-            self._crew.stop()
-            for lane in self.lanes.values():
-                lane.shut_down()
+            self._stop()
             self._changed.notify_all()
         for source in self._sources.values():
             source.close()
@@ -248,7 +242,8 @@ class Stream:
             self._changed.notify_all()
         self._close_records(unread)
         until = time.monotonic() + 0.5
-        for thread in [*self._threads, *self._crew.threads]:
+        threads = [intake.thread for intake in self._intakes.values()]
+        for thread in [*threads, self._timer, *self._crew.threads]:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
 
@@ -285,10 +280,16 @@ class Stream:
             for name, source in self._sources.items()
         }
 
-    def _start(self, target: Callable[..., None], name: str, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name=f"edgead {name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    def _make_intake(self, name: str) -> Intake:
+        source = self._sources[name]
+        frozen_after = 0 if source.kind == "file" else self.limits.frozen_after
+        return Intake(
+            source,
+            self.lanes[name],
+            FrameCheck(frozen_after),
+            self._changed,
+            lambda: len(self._out) < self.limits.unread,
+        )
 
     def _emit(self, outcome: Outcome, ticket: Ticket) -> None:
         self._out.append((outcome, ticket))
@@ -307,49 +308,14 @@ class Stream:
         return ticket.ledger.revoke(ticket, outcome, text)
 
     def _is_finished(self) -> bool:
-        return not self._open and not any(lane.ledger.in_flight for lane in self.lanes.values())
+        is_over = all(intake.is_over for intake in self._intakes.values())
+        return is_over and not any(lane.ledger.in_flight for lane in self.lanes.values())
 
     def _raise_lost(self) -> None:
         if self._crew.fatal is not None:
             raise self._crew.fatal
         if len(self.lanes) == 1 and self.errors and not self._is_stopping:
             raise next(iter(self.errors.values()))
-
-    def _capture(self, lane: Lane, source: Source, check: FrameCheck) -> None:
-        name = lane.ledger.source_id
-        try:
-            while self._wait_for_room(lane):
-                item = source.read(0.1)
-                if item is None:
-                    continue
-                error = check(item) if isinstance(item, Frame) else None
-                with self._changed:
-                    if self._is_stopping:
-                        break
-                    lane.receive(item, error)
-                    self._changed.notify_all()
-        except EndOfSource:
-            _log.info("source %s ended", name)
-        except SourceError as error:
-            self.errors[name] = error
-        except Exception as error:
-            text = f"source {name} raised {type(error).__name__}: {error}"
-            lost = SourceError("SOURCE_FAILED", text)
-            lost.__cause__ = error
-            self.errors[name] = lost
-        finally:
-            source.close()
-            with self._changed:
-                self._open.discard(name)
-                self._changed.notify_all()
-
-    def _wait_for_room(self, lane: Lane) -> bool:
-        with self._changed:
-            while not self._is_stopping:
-                if lane.has_room and len(self._out) < self.limits.unread:
-                    return True
-                self._changed.wait(0.5)
-            return False
 
     def _keep_time(self) -> None:
         """Settle frames at their deadline, also while every judge hangs; replace hung workers."""
@@ -363,23 +329,22 @@ class Stream:
                     lane.expire()
                 self._crew.give_up_hung()
                 if self._crew.fatal is not None and not self._is_stopping:
-                    self._stop_for_good()
+                    self._stop()  # nothing can be judged any more
+                    self._crew.abandon()
 
-    def _stop_for_good(self) -> None:
-        """Nothing can be judged any more: drop what waits and let the reader come to the end."""
+    def _stop(self) -> None:
+        """Take in nothing more and drop what waits. Called under the lock."""
         self._is_stopping = True
         self._crew.stop()
-        self._crew.abandon()
+        for intake in self._intakes.values():
+            intake.stop()
         for lane in self.lanes.values():
             lane.shut_down()
 
-
-def _deadline(deadline_ms: float | None, limits: Limits) -> Deadline | None:
-    if deadline_ms is None:
-        return None
-    if not deadline_ms > limits.guard_ms:
-        raise ConfigError(
-            "DEADLINE",
-            f"deadline_ms is {deadline_ms}; want more than the guard of {limits.guard_ms} ms.",
-        )
-    return Deadline(int(deadline_ms * 1e6), int(limits.guard_ms * 1e6))
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StateError(
+                "FORKED",
+                f"this stream was opened in process {self._pid}, you are in {os.getpid()}.",
+                "Open it after the fork.",
+            )

@@ -23,8 +23,6 @@ class FailCode(str, Enum):
 
     FRAME_SHAPE_CHANGED = "FRAME_SHAPE_CHANGED"  # another size or format than the run began with
     FRAME_CONSTANT = "FRAME_CONSTANT"  # every sampled pixel is the same: lens cap, light, trigger
-    FRAME_EXPOSURE = "FRAME_EXPOSURE"  # mean outside the commissioned range
-    FRAME_SHARPNESS = "FRAME_SHARPNESS"  # gradient energy outside the commissioned range
     FROZEN_SOURCE = "FROZEN_SOURCE"  # the same frame again
     INCOMPLETE_FRAME = "INCOMPLETE_FRAME"  # the camera says that part of the frame is missing
     DEADLINE_RUNNING = "DEADLINE_RUNNING"  # its deadline passed while it was being judged

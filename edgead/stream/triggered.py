@@ -10,11 +10,12 @@ from typing import Any
 
 from edgead.errors import EdgeadError, StateError
 from edgead.frame import Frame
-from edgead.stream.checks import Checks, FrameCheck
+from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Judge
 from edgead.stream.journal import Journal
 from edgead.stream.ledger import Ticket
-from edgead.stream.pipeline import Limits, Stream
+from edgead.stream.limits import Limits
+from edgead.stream.pipeline import Stream
 from edgead.stream.reasons import DropReason
 from edgead.stream.replay import Rejects
 from edgead.stream.sources.base import Captured, EndOfSource, SourceKind
@@ -53,7 +54,6 @@ class Triggered(Stream):
             whenever it is ready.
         policy: As of `edgead.stream.run`; ``auto`` rejects at once when four frames wait.
         workers: Frames judged at the same time.
-        checks: Input checks.
         limits: Bounds.
         journal: Gets every outcome, by default with each row on the disk before the answer.
         rejects: Saves every frame that was not accepted.
@@ -69,7 +69,6 @@ class Triggered(Stream):
         deadline_ms: float | None,
         policy: str = "auto",
         workers: int = 1,
-        checks: Checks | None = None,
         limits: Limits | None = None,
         journal: Journal | None = None,
         rejects: Rejects | None = None,
@@ -77,14 +76,13 @@ class Triggered(Stream):
     ) -> None:
         self._answers: dict[int, tuple[Outcome, Ticket]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
-        self._frame_check = FrameCheck(checks or Checks(), is_live=True)
+        self._frame_check = FrameCheck((limits or Limits()).frozen_after)
         super().__init__(
             judge,
             {source_id: _Station(source_id)},
             policy=policy,
             deadline_ms=deadline_ms,
             workers=workers,
-            checks=checks,
             limits=limits,
             journal=journal,
             rejects=rejects,
@@ -104,9 +102,10 @@ class Triggered(Stream):
             The outcome. It is never accepted later than its deadline.
 
         Raises:
-            StateError: CLOSED.
+            StateError: CLOSED or FORKED.
             BackendError: The judge hung too often.
         """
+        self._check_process()
         item = _frame_of(frame, trigger_id, part_id)
         with self._changed:
             if self._is_stopping:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Health", "Restarts", "State", "Throttle", "notify_systemd"]
+__all__ = ["Health", "Heartbeat", "Restarts", "State", "Throttle", "notify_systemd"]
 
 
 class State(str, Enum):
@@ -92,6 +92,21 @@ class Throttle:
             return False
         middle = self._window // 2
         return sorted(self._recent)[middle] > self._ratio * sorted(self._first)[middle]
+
+
+class Heartbeat:
+    """Feeds systemd's watchdog at most once a second, when told that a frame has moved."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._next_ns = 0
+        self._is_wanted = bool(os.environ.get("NOTIFY_SOCKET"))
+
+    def beat(self) -> None:
+        """A frame went through."""
+        if self._is_wanted and self._clock() >= self._next_ns:
+            self._next_ns = self._clock() + 1_000_000_000
+            notify_systemd("READY=1\nWATCHDOG=1")
 
 
 def notify_systemd(message: str) -> bool:

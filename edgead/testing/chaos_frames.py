@@ -10,7 +10,8 @@ from typing import Any
 
 from edgead.frame import Frame
 from edgead.stream.lane import Deadline
-from edgead.stream.pipeline import Limits, Stream
+from edgead.stream.limits import Limits
+from edgead.stream.pipeline import Stream
 from edgead.testing.audit import Audit, MemoryTrend
 from edgead.testing.clock import FakeClock
 from edgead.testing.fakes import FakeJudge

@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from edgead.frame import Frame
-from edgead.stream.pipeline import Limits, Stream
+from edgead.stream.limits import Limits
+from edgead.stream.pipeline import Stream
 from edgead.stream.supervised import Supervised
 from edgead.stream.triggered import Triggered
 from edgead.testing.fakes import FakeJudge

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from edgead.errors import EdgeadError
 from edgead.frame import Frame
-from edgead.stream.checks import Checks, DetectionCheck, FrameCheck
+from edgead.stream.checks import DetectionCheck, FrameCheck
 from edgead.stream.lane import Deadline, Lane
 from edgead.stream.ledger import Ticket
 from edgead.stream.pipeline import Judge
@@ -62,7 +62,7 @@ class Simulation:
         self._service_ns = service_ns
         self._workers = workers
         self._check = DetectionCheck()
-        self._frame_check = FrameCheck(Checks(), is_live=source.kind != "file")
+        self._frame_check = FrameCheck(0 if source.kind == "file" else 5)
         self._out: deque[Outcome] = deque()
         self._busy: list[tuple[int, int, Ticket]] = []
         self.lane = Lane(

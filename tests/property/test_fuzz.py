@@ -12,7 +12,7 @@ from edgead.reliability.fuzz import fuzz, fuzz_input
 from edgead.reliability.targets import TARGETS, target_named
 
 _CORPUS = Path(__file__).parent / "corpus"
-_RUNS = {"onnx-engine": 200}
+_RUNS = {"onnx-engine": 200, "calibration": 1000}
 
 
 @pytest.mark.parametrize("target", TARGETS)

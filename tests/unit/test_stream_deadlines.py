@@ -9,7 +9,7 @@ import pytest
 from edgead.errors import ConfigError
 from edgead.stream import run
 from edgead.stream.lane import Deadline, Lane
-from edgead.stream.pipeline import Limits
+from edgead.stream.limits import Limits
 from edgead.stream.policies import parse_policy
 from edgead.stream.service import ServiceTime
 from edgead.testing import FakeClock, FakeJudge, ScriptedSource, Simulation, detection_of, textured

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import itertools
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgead.errors import BackendError, ConfigError, SourceError
+from edgead import stream as stream_package
+from edgead.errors import BackendError, ConfigError, SourceError, StateError
 from edgead.stream import Limits, Stream, run
 from edgead.stream.sources import ArraySource
 from edgead.stream.watchdog import State
@@ -273,3 +278,69 @@ def test_a_source_that_breaks_in_an_unforeseen_way() -> None:
     with pytest.raises(SourceError) as caught:
         list(stream)
     assert str(caught.value) == "[SOURCE_FAILED] source cam raised ZeroDivisionError: x / 0"
+
+
+def test_each_source_has_its_own_counts() -> None:
+    stream = run(FakeJudge(), {"a": [textured(1)] * 3, "b": [textured(1), None]})
+    list(stream)
+    found = stream.counts_by_source
+    assert (found["a"].results, found["b"].results, found["b"].failed) == (3, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that is what is tested
+def test_a_forked_child_is_told_and_cannot_hang() -> None:
+    stream = run(FakeJudge(), (textured(1) for _ in itertools.count()))
+    next(stream)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(stream)
+        except StateError as error:
+            stream.close()
+            os._exit(0 if error.code == "FORKED" else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stream.close()
+
+
+def test_systemd_is_fed_while_frames_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        list(run(FakeJudge(), [textured(1)] * 5))
+        assert receiver.recv(100) == b"READY=1\nWATCHDOG=1"
+        receiver.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            receiver.recv(100)  # once a second, however many frames
+
+
+def test_frames_on_a_gpu_are_passed_on_as_they_are() -> None:
+    class OnDevice:
+        shape, dtype, ndim = (16, 16, 3), np.dtype("uint8"), 3
+        __cuda_array_interface__ = {"shape": (16, 16, 3), "typestr": "|u1"}  # noqa: RUF012
+
+        def copy(self) -> OnDevice:
+            return OnDevice()
+
+    seen = []
+
+    def judge(frame: Frame) -> Detection:
+        seen.append(frame.pixels)
+        return FakeJudge()(frame)
+
+    outcomes = list(run(judge, [OnDevice(), OnDevice()]))
+    assert [o.status for o in outcomes] == [Status.RESULT] * 2
+    assert all(isinstance(pixels, OnDevice) for pixels in seen)
+
+
+def test_only_the_journal_looks_at_the_wall_clock() -> None:
+    folder = Path(stream_package.__file__).parent
+    found = [
+        path.name
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
+    ]
+    assert set(found) == {"journal.py"}

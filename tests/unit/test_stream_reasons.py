@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgead.errors import BackendError
-from edgead.stream import Checks, Limits, Stream, Swappable, run
+from edgead.stream import Limits, Stream, Swappable, run
 from edgead.stream.lane import Deadline
 from edgead.stream.reasons import DropReason, FailCode
 from edgead.stream.supervised import Supervised
@@ -47,10 +47,6 @@ def judged(fault: Fault) -> list[Outcome]:
 def seen(fault: Fault) -> list[Outcome]:
     source = ScriptedSource(3, {1: fault}.get, clock=time.monotonic_ns, block_bits=16)
     return list(Stream(FakeJudge(), {"cam": source}, policy="every"))
-
-
-def checked(checks: Checks) -> list[Outcome]:
-    return list(run(FakeJudge(), [textured(1)], checks=checks))
 
 
 def raising(code: str) -> list[Outcome]:
@@ -138,8 +134,6 @@ PRODUCERS: dict[str, Callable[[], list[Outcome]]] = {
     "DUPLICATE_ID": twice,
     "FRAME_SHAPE_CHANGED": lambda: seen(Fault.RESIZED),
     "FRAME_CONSTANT": broken_item,
-    "FRAME_EXPOSURE": lambda: checked(Checks(exposure=(0, 1))),
-    "FRAME_SHARPNESS": lambda: checked(Checks(sharpness=(0, 1))),
     "FROZEN_SOURCE": lambda: seen(Fault.REPEATED_BLOCK),
     "INCOMPLETE_FRAME": lambda: seen(Fault.INCOMPLETE),
     "DEADLINE_RUNNING": lambda: simulated("latest", service_ms=50, deadline_ms=20),

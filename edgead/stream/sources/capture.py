@@ -130,7 +130,10 @@ _SIGNS = (
     (re.compile(r"(?:failed:|error) 40[13]\b"), "SOURCE_AUTH"),
     (re.compile(r"(?:failed:|error) 404\b"), "SOURCE_NOT_FOUND"),
     (re.compile(r"Connection refused"), "SOURCE_REFUSED"),
-    (re.compile(r"No route to host|Name or service not known|Failed to resolve"), "SOURCE_NOT_FOUND"),
+    (
+        re.compile(r"No route to host|Name or service not known|Failed to resolve"),
+        "SOURCE_NOT_FOUND",
+    ),
     (re.compile(r"Device or resource busy"), "SOURCE_BUSY"),
     (re.compile(r"[Cc]ertificate"), "SOURCE_TLS"),
 )
