@@ -21,7 +21,7 @@ from edgead.heads import Head, ignore_mask
 from edgead.preprocess import Preprocess
 from edgead.types import Placement
 
-__all__ = ["Scored", "Scorer"]
+__all__ = ["Scored", "Scorer", "head_tensors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Scorer:
         )
         self._backend = backend
         _check_io(backend, manifest.input.size, manifest.head.kind)
-        self._head = Head(manifest.head, _tensors(bundle))
+        self._head = Head(manifest.head, head_tensors(bundle))
         self._view = manifest.view
         self._ignore: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         self._free: deque[Request] = deque()
@@ -150,7 +150,12 @@ class Scorer:
         return self._ignore[rows, columns]
 
 
-def _tensors(bundle: Bundle) -> dict[str, NDArray[Any]]:
+def head_tensors(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    """The head's arrays, none when the method needs none.
+
+    Raises:
+        BundleError: HEAD_TENSORS when the member is no safetensors file.
+    """
     if HEAD not in bundle.members:
         return {}
     try:

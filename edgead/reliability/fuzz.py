@@ -50,7 +50,7 @@ def fuzz(
     Returns:
         ``target``, ``seed``, ``runs`` done; ``refused``: error code -> count; ``unchanged``: inputs
         equal to a seed; ``accepted``: others that were read; ``findings``: list of {index, kind,
-        text} with kind crash, hang, untyped, accepted or broken promise; ``peak_rss_mb`` of the
+        text} with kind crash, hang, untyped, accepted, broken promise or seed; ``peak_rss_mb`` of the
         child, ``seconds`` and ``ok``: no finding.
 
     Raises:
@@ -147,7 +147,10 @@ def _watch_child(
             child.join()
             kind, text = "hang", f"no answer within {_HANG_S:.0f} s"
             break
-    index: int = max(at.value, first)
+    if at.value < 0:
+        total.findings.append({"index": -1, "kind": "seed", "text": "a sound file is refused"})
+        return runs
+    index: int = at.value
     total.findings.append({"index": index, "kind": kind, "text": text})
     return index + 1
 

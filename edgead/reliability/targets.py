@@ -14,14 +14,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from safetensors.numpy import save as save_tensors
 
+from edgead.backends import member_for
 from edgead.backends.ov import OpenVinoBackend
 from edgead.backends.trt.header import EngineKey, pack, unpack
 from edgead.bundle import bundle_from_bytes
+from edgead.choice import choose
+from edgead.heads import Head
 from edgead.images import ImageLimits, decode
+from edgead.manifest import HeadSpec
 from edgead.manifest_reader import parse_manifest
 from edgead.onnx_walk import check_model
 from edgead.reliability.mutate import mutate_bytes, mutate_json, mutate_tree
+from edgead.scorer import head_tensors
 from edgead.testing.tiny import TINY_MODEL, tiny_bundle, tiny_frame
 
 __all__ = ["TARGETS", "Target", "target_named"]
@@ -251,12 +257,46 @@ class _EngineHeader(Target):
         unpack(data, self._secret, source="part.engine")
 
 
+class _Calibration(Target):
+    """What quantising leaves in a bundle: certificates and the head's tensors, rightly hashed."""
+
+    def make_seeds(self) -> list[bytes]:
+        certificate = {
+            "precision": "int8",
+            "backend": "openvino",
+            "backend_version": "2026.4",
+            "device": "CPU",
+            "arithmetic": "native",
+            "limits": {"auroc": 0.005},
+            "figures": {"speedup": 2.5, "auroc": [0.99, 0.99]},
+            "passed": True,
+        }
+        self._bundle = tiny_bundle(**{"model.int8.onnx": TINY_MODEL})
+        centroids = np.arange(12, dtype=np.float32).reshape(3, 4)
+        return [json.dumps([certificate]).encode(), save_tensors({"centroids": centroids})]
+
+    def read(self, data: bytes) -> None:
+        if not data.startswith(self.seeds[1][:8]):  # the length of a safetensors header
+            bundle = self._bundle.with_members({"certificates.json": data})
+            choice = choose(bundle, backend="openvino")
+            member_for(choice.backend, choice.precision, bundle.members)
+        else:
+            bundle = self._bundle.with_members({"head.safetensors": data})
+            Head(HeadSpec(kind="kmeans", sigma=0.0), head_tensors(bundle))
+
+    def mutate(self, seed: bytes, draw: random.Random) -> bytes:
+        if seed.startswith(b"["):
+            return mutate_json(seed, draw)
+        return mutate_bytes(seed, draw)
+
+
 TARGETS: dict[str, type[Target]] = {
     "bundle": _Bundle,
     "manifest": _Manifest,
     "onnx": _Onnx,
     "onnx-engine": _OnnxEngine,
     "image": _Image,
+    "calibration": _Calibration,
     "engine-header": _EngineHeader,
 }
 
