@@ -47,7 +47,7 @@ class Backbone(nn.Module):
 
     Args:
         name: Any timm network name.
-        strides: Down-sampling factors wanted, e.g. (8, 16); one feature map each, in this order.
+        strides: Down-sampling factors wanted, rising, e.g. (8, 16); one feature map each.
         weights: Checkpoint file (``.pth`` read with ``weights_only``, or ``.safetensors``) with
             the network's own key names; None takes the offline default where there is one;
             ``"random"`` draws them (for tests).
@@ -102,7 +102,8 @@ def feature_network(
 def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
     """Which of the network's feature levels have these strides."""
     try:
-        info = timm.create_model(name, features_only=True).feature_info.reduction()
+        with torch.random.fork_rng(devices=[]):  # a look costs no draw of the caller's
+            info = timm.create_model(name, features_only=True).feature_info.reduction()
     except (RuntimeError, ValueError, AttributeError) as error:
         raise ConfigError(
             "BACKBONE_UNKNOWN",
@@ -114,6 +115,10 @@ def _indices(name: str, strides: tuple[int, ...]) -> tuple[int, ...]:
             "BACKBONE_STRIDES",
             f"{name} has strides {info}; this method needs {list(strides)}.",
             "Choose a backbone with these strides, e.g. resnet18.",
+        )
+    if list(strides) != sorted(set(strides)):
+        raise ConfigError(
+            "BACKBONE_STRIDES", f"strides are {list(strides)}; want each once, in rising order."
         )
     return tuple(info.index(stride) for stride in strides)
 
