@@ -106,7 +106,7 @@ def _without(maps: _Maps, ignore: NDArray[np.bool_]) -> _Maps:
     cells = ignore[np.ix_(rows.astype(int), columns.astype(int))]
     if cells.all():
         raise BundleError("VIEW_EMPTY", "the ignore polygons leave nothing to look at.")
-    kept = maps.copy()
+    kept: _Maps = maps.copy()
     kept[:, cells] = maps[:, ~cells].min(axis=1, keepdims=True)
     return kept
 
