@@ -122,6 +122,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> None:
     Raises:
         StorageError: The file cannot be written; the old one, if any, is unchanged.
     """
+    files.sweep(Path(path).parent, min_age_s=600)
     with files.atomic_writer(path) as stream:
         stream.writelines(bundle._parts())  # noqa: SLF001 - the same module
 

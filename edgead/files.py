@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -112,15 +113,22 @@ def read_bytes(path: str | Path, *, max_bytes: int) -> bytes:
         return stream.read(status.st_size)
 
 
-def sweep(folder: str | Path) -> list[Path]:
-    """Remove temporary files in ``folder`` whose writer is dead; return what was removed."""
+def sweep(folder: str | Path, *, min_age_s: float = 0.0) -> list[Path]:
+    """Remove temporary files in ``folder`` whose writer is dead; return what was removed.
+
+    Args:
+        folder: Where to look; sub-folders are left alone.
+        min_age_s: Younger files stay. In a folder shared between machines or containers a writer
+            that lives elsewhere looks dead from here; give it time.
+    """
     removed = []
     for path in Path(folder).glob(".*.tmp"):
         found = _TEMPORARY.match(path.name)
         if found and not _is_alive(int(found["pid"])):
             with contextlib.suppress(OSError):
-                path.unlink()
-                removed.append(path)
+                if time.time() - path.stat().st_mtime >= min_age_s:
+                    path.unlink()
+                    removed.append(path)
     return removed
 
 

@@ -50,6 +50,14 @@ def test_round_trip_is_byte_for_byte(tmp_path: Path) -> None:
     assert again.hash == hashlib.sha256(_contents(bundle)[0][1]).hexdigest()
 
 
+def test_writing_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+    left = tmp_path / ".part.edgead.edgead-999999999-x.tmp"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    write_bundle(tmp_path / "part.edgead", tiny_bundle())
+    assert not left.exists()
+
+
 def test_container_is_what_a_zip_library_writes() -> None:
     bundle = tiny_bundle()
     assert _zip(_contents(bundle)) == bundle.to_bytes()

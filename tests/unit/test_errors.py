@@ -389,6 +389,10 @@ def test_left_overs_of_dead_writers_are_swept_and_others_kept(tmp_path: Path) ->
     foreign = tmp_path / ".a.tmp"
     for path in (dead, alive, foreign):
         path.write_text("x")
+    assert files.sweep(tmp_path, min_age_s=600) == []
+    os.utime(dead, (0, 0))
+    assert files.sweep(tmp_path, min_age_s=600) == [dead]
+    dead.write_text("x")
     assert files.sweep(tmp_path) == [dead]
     assert sorted(tmp_path.iterdir()) == sorted([alive, foreign])
 
