@@ -1,0 +1,70 @@
+"""Which parts of each method's network stay in higher precision from the start, and why.
+
+Prefixes are of node names, which are module paths of the exported network. A recipe is where the
+search begins; a certificate, not a recipe, decides what ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["RECIPES", "Recipe", "kept_nodes", "recipe_for"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Node-name prefixes kept above INT8 and above FP16, and the reason.
+
+    Attributes:
+        int8: Not quantised; computed in the precision of the graph around.
+        fp16: Stay FP32 in the FP16 graph.
+        why: What speaks for it.
+    """
+
+    int8: tuple[str, ...] = ()
+    fp16: tuple[str, ...] = ()
+    why: str = ""
+
+
+RECIPES: dict[str, Recipe] = {
+    "trisimplenet": Recipe(
+        int8=("scorer.2",),
+        why="The last 1x1 convolution is the score itself: one channel, 0.1 % of the work.",
+    ),
+    "dfda_ad": Recipe(
+        int8=("attention",),
+        fp16=("attention",),
+        why="Sigmoid gates and unit-length normalisation scale every channel of the patches at once.",
+    ),
+    "nf_bmr": Recipe(
+        int8=("flow", "join"),
+        fp16=("flow", "join"),
+        why="Affine couplings multiply by exp of a log-scale: a step of it is a factor downstream.",
+    ),
+    "mlff": Recipe(
+        int8=("net.texture_map", "net.texture_pyramid", "net.score"),
+        fp16=("net.texture_map", "net.texture_pyramid"),
+        why="Soft counting takes differences of cosine similarities to level centres.",
+    ),
+    "slsg": Recipe(
+        int8=("net.sg",),
+        fp16=("net.sg",),
+        why="Top-K neighbours are chosen by differences of similarities.",
+    ),
+}
+
+
+def recipe_for(method: str) -> Recipe:
+    """The method's recipe; an unknown method starts with everything quantised."""
+    return RECIPES.get(method, Recipe())
+
+
+def kept_nodes(names: Iterable[str], prefixes: Iterable[str]) -> set[str]:
+    """Names that are a prefix, or lie under one (``a.b`` keeps ``a.b/Conv`` and ``a.b.c/Conv``)."""
+    roots = tuple(prefixes)
+    return {
+        name
+        for name in names
+        if any(name == r or name.startswith((r + ".", r + "/")) for r in roots)
+    }

@@ -1,0 +1,204 @@
+"""Finds a way to INT8 that keeps the verdicts: calibrator, bias correction, layers restored by need.
+
+As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator;
+then the best with corrected biases; then layers are restored to floating point one at a time to see
+which hurts, and bisection finds how many of the worst must stay restored. Each trial is kept on disk,
+so that a search that was cut off goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgead import files
+from edgead.calibration.calibrators import Calibrator
+from edgead.deploy.agreement import Agreement, Limits
+
+__all__ = ["CALIBRATORS", "Plan", "Search", "Trial"]
+
+CALIBRATORS = (
+    Calibrator("mse"),
+    Calibrator("minmax"),
+    Calibrator("percentile", 99.999),
+    Calibrator("percentile", 99.99),
+    Calibrator("percentile", 99.9),
+    Calibrator("entropy"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to quantise.
+
+    Attributes:
+        calibrator: How activations are clipped.
+        kept: Nodes that stay in floating point.
+        corrected: Whether biases are corrected for what rounding adds on average.
+    """
+
+    calibrator: Calibrator
+    kept: frozenset[str] = frozenset()
+    corrected: bool = False
+
+    @property
+    def key(self) -> str:
+        """Identity in the journal."""
+        corrected = " corrected" if self.corrected else ""
+        return f"{self.calibrator}{corrected} | {' '.join(sorted(self.kept))}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan and what it gave; ``agreement`` is None where the engine failed."""
+
+    plan: Plan
+    agreement: Agreement | None
+
+    def error(self) -> float:
+        """What plans are compared by: root mean square of the score change, score_scale."""
+        return float("inf") if self.agreement is None else self.agreement.score_change_rms
+
+    def holds(self, limits: Limits, max_error: float) -> bool:
+        """Whether the limits hold, and the score change stays under ``max_error``."""
+        found = self.agreement
+        return found is not None and not found.misses(limits) and self.error() <= max_error
+
+    def row(self) -> dict[str, Any]:
+        """One line of the certificate's table."""
+        row: dict[str, Any] = {
+            "calibrator": str(self.plan.calibrator),
+            "bias_correction": self.plan.corrected,
+            "kept": sorted(self.plan.kept),
+        }
+        if self.agreement is not None:
+            one = self.agreement
+            row |= {
+                "score_change_rms": one.score_change_rms, "flips": one.flips,
+                "rank_correlation": one.rank_correlation, "auroc_loss": one.auroc_loss,
+            }  # fmt: skip
+        return row
+
+
+@dataclass
+class Search:
+    """A search over plans; trials are remembered and never made twice.
+
+    Attributes:
+        evaluate: Quantises and compares on the choosing frames; None where the engine fails.
+        nodes: Nodes that can be quantised.
+        kept: Those that the recipe keeps in floating point.
+        limits: What must hold.
+        minutes: Budget of new trials; what was remembered costs nothing.
+        journal: File that trials are remembered in; None remembers in memory.
+        report: Called with a stage and the share of the budget spent.
+    """
+
+    evaluate: Callable[[Plan], Agreement | None]
+    nodes: Sequence[str]
+    kept: frozenset[str]
+    limits: Limits
+    minutes: float = 10.0
+    journal: Path | None = None
+    report: Callable[[str, float], None] | None = None
+    trials: list[Trial] = field(default_factory=list)
+    is_cut_off: bool = False
+    _known: dict[str, Agreement | None] = field(default_factory=dict)
+    _ends: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._ends = time.monotonic() + 60 * self.minutes
+        if self.journal is not None and self.journal.is_file():
+            self._known = _read(self.journal)
+
+    def plans(self) -> Iterator[Trial]:
+        """Plans that hold on the choosing frames, most INT8 first.
+
+        Each one asked for after the first holds with half the score change of the one before: it is
+        asked for because proof failed. Ends when the budget is spent or nothing is left to try.
+        """
+        max_error = float("inf")
+        while (found := self._find(max_error)) is not None:
+            yield found
+            max_error = found.error() / 2
+
+    def closest(self) -> Trial | None:
+        """The trial with the least score change."""
+        return min(self.trials, key=Trial.error, default=None)
+
+    def _find(self, max_error: float) -> Trial | None:
+        whole = [self._try(Plan(one, self.kept), "calibrators") for one in CALIBRATORS]
+        done = [trial for trial in whole if trial is not None]
+        if not done:
+            return None
+        best = min(done, key=Trial.error)
+        corrected = self._try(replace(best.plan, corrected=True), "bias correction")
+        best = min((best, corrected or best), key=Trial.error)
+        holding = [one for one in (*done, best) if one.holds(self.limits, max_error)]
+        if holding:
+            return min(holding, key=Trial.error)
+        return self._restore(best, max_error)
+
+    def _restore(self, start: Trial, max_error: float) -> Trial | None:
+        """Restore the layers that hurt most, as few as do."""
+        free = [name for name in self.nodes if name not in self.kept]
+        gains: list[tuple[float, str]] = []
+        for name in free:
+            trial = self._try(replace(start.plan, kept=self.kept | {name}), "sensitivity")
+            if trial is None:
+                break
+            gains.append((trial.error(), name))
+        order = [name for _, name in sorted(gains)]
+        few, many = 0, len(order)  # restoring `few` does not hold; `many` is hoped to
+        found: Trial | None = None
+        while many - few > 0 and order:
+            middle = (few + many + 1) // 2 if found is None and few == 0 else (few + many) // 2
+            if middle in (few, many) and found is not None:
+                break
+            kept = self.kept | set(order[:middle])
+            trial = self._try(replace(start.plan, kept=frozenset(kept)), "restoring layers")
+            if trial is None:
+                break
+            if trial.holds(self.limits, max_error):
+                found, many = trial, middle
+            else:
+                few = middle
+            if few >= len(order) - 1 and found is None:
+                break  # everything restored is FP32: no INT8
+        return found
+
+    def _try(self, plan: Plan, stage: str) -> Trial | None:
+        """Make or remember a trial; None when the budget is spent."""
+        known = next((t for t in self.trials if t.plan == plan), None)
+        if known is not None:
+            return known
+        if plan.key not in self._known:
+            left = self._ends - time.monotonic()
+            if left <= 0:
+                self.is_cut_off = True
+                return None
+            if self.report is not None:
+                self.report(stage, 1 - left / (60 * self.minutes))
+            self._known[plan.key] = self.evaluate(plan)
+            self._save()
+        trial = Trial(plan, self._known[plan.key])
+        self.trials.append(trial)
+        return trial
+
+    def _save(self) -> None:
+        if self.journal is not None:
+            tree = {k: None if v is None else asdict(v) for k, v in self._known.items()}
+            files.write_text(self.journal, json.dumps(tree))
+
+
+def _read(path: Path) -> dict[str, Agreement | None]:
+    """Trials of a search that was cut off; a journal that cannot be read is begun anew."""
+    try:
+        tree: Mapping[str, Any] = json.loads(path.read_text())
+        return {k: None if v is None else Agreement(**v) for k, v in tree.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
