@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,24 @@ def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) 
     with pytest.raises(StorageError) as error:
         files.write_bytes(tmp_path / name, b"new")
     assert str(error.value) == message.format(tmp_path / name)
+
+
+def test_a_real_limit_of_the_system_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "part.edgead"
+    target.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StorageError) as error:
+            files.write_bytes(target, bytes(1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value) == (
+        f"[DISK_FULL] cannot write {target}: file size limit reached; the old file is unchanged. "
+        "Raise the limit and repeat the command."
+    )
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_left_overs_of_dead_writers_are_swept_and_others_kept(tmp_path: Path) -> None:
