@@ -1,11 +1,13 @@
 """TensorRT engines: built for a named GPU without one, and run where there is one.
 
     python benchmarks/engines_trt.py BUNDLE... [--target sm86] [--json]
+    python benchmarks/engines_trt.py METHOD.fp32.onnx METHOD.int8.onnx ...
 
-Every FP32, FP16 and INT8 model of each bundle is built twice with TensorRT-RTX: seconds, bytes, and whether the same
-model gave the same plan. With a GPU and pycuda, each back end at hand also runs: copy in, compute and copy out as
-trtexec splits them, a captured graph against plain launches, mapped against pinned memory, a frame that is on the GPU
-already, and the largest difference from OpenVINO's FP32 map. Without a GPU the run part says so and holds no figure.
+Every FP32, FP16 and INT8 model of each bundle (or ONNX file, which says its precision in its name) is built twice with
+TensorRT-RTX: seconds, bytes, and whether the same model gave the same plan. With a GPU and pycuda, each back end at hand
+also runs: copy in, compute and copy out as trtexec splits them, a captured graph against plain launches, mapped against
+pinned memory, a frame that is on the GPU already, and the largest difference from OpenVINO's FP32 map. Without a GPU the
+run part is empty.
 """
 
 from __future__ import annotations
@@ -42,16 +44,11 @@ def main() -> int:
     chosen = options.parse_args()
     built, run = [], []
     for path in chosen.bundles:
-        bundle = read_bundle(path)
-        for precision, member, model in models(bundle):
-            built.append(
-                {
-                    **_named(bundle, precision, member),
-                    **build_twice(model, precision, chosen.target),
-                }
-            )
-            print({k: v for k, v in built[-1].items() if k != "notes"}, file=sys.stderr)
-        run += list(runs(bundle))
+        bundle = None if path.suffix == ".onnx" else read_bundle(path)
+        for named, model in [_of_file(path)] if bundle is None else _of_bundle(bundle):
+            built.append({**named, **build_twice(model, named["precision"], chosen.target)})
+            print(built[-1], file=sys.stderr)
+        run += [] if bundle is None else list(runs(bundle))
     cuda = device.probe()
     document = report("engines_trt", built, run=run, cuda=cuda.to_json())
     finish(document, chosen)
@@ -175,8 +172,20 @@ def _difference(bundle: Bundle, frame: np.ndarray, outputs: dict[str, np.ndarray
 
 
 def _named(bundle: Bundle, precision: str, member: str) -> dict[str, Any]:
-    return {"method": bundle.manifest.method, "precision": precision, "member": member,
-            "input_size": list(bundle.manifest.input.size)}  # fmt: skip
+    return {"method": bundle.manifest.method, "precision": precision, "model": member}
+
+
+def _of_bundle(bundle: Bundle) -> list[tuple[dict[str, Any], bytes]]:
+    return [
+        (_named(bundle, precision, member), model) for precision, member, model in models(bundle)
+    ]
+
+
+def _of_file(path: Path) -> tuple[dict[str, Any], bytes]:
+    """``slsg.int8-qdq.onnx`` is an INT8 model of slsg."""
+    method, _, rest = path.stem.partition(".")
+    precision = rest.partition("-")[0]
+    return {"method": method, "precision": precision, "model": path.name}, path.read_bytes()
 
 
 if __name__ == "__main__":

@@ -143,26 +143,33 @@ def build_engine(
                     plan, info = build_plan(data, key, store=store, gpu=gpu, options=options)
                     path = store.save(key, plan, info, path=out)
             except BackendError as error:
-                if error.code not in ("BUILD_REFUSED", "MODEL_REFUSED") or (
-                    position + 1 == len(candidates)
-                ):
+                if not _can_try_next(error) or position + 1 == len(candidates):
                     raise
                 nearest = candidates[position + 1][0]
                 notes.append(f"{kind} was refused ({error.message}); built {nearest} instead.")
                 continue
-            return {
-                "engine": str(path),
-                "seconds": round(float(info["seconds"]), 3),
-                "bytes": path.stat().st_size,
-                "key": key.digest,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "precision": kind,
-                "version": version,
-                "typing": info["typing"],
-                "estimate": info["estimate"],
-                "notes": notes + info["notes"],
-            }
+            return _told(path, key, info, notes)
     raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _told(path: Path, key: EngineKey, info: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """What `build_engine` returns."""
+    return {
+        "engine": str(path),
+        "seconds": round(float(info["seconds"]), 3),
+        "bytes": path.stat().st_size,
+        "key": key.digest,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "precision": key.precision,
+        "version": key.backend_version,
+        "typing": info["typing"],
+        "estimate": info["estimate"],
+        "notes": notes + info["notes"],
+    }
+
+
+def _can_try_next(error: BackendError) -> bool:
+    return error.code in ("BUILD_REFUSED", "MODEL_REFUSED")
 
 
 def build_plan(
