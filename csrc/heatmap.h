@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+struct CUstream_st;
+
 namespace edgead {
 
 struct HeatmapArgs {
@@ -25,5 +27,8 @@ struct HeatmapArgs {
 
 // Host pointers. No error but std::bad_alloc.
 void heatmap_cpu(const HeatmapArgs& args, int threads);
+
+// Device pointers; float inputs are float16 where `half`; asynchronous on the stream. Returns a cudaError_t.
+int heatmap_cuda(const HeatmapArgs& args, bool half, CUstream_st* stream);
 
 }  // namespace edgead

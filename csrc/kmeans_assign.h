@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+struct CUstream_st;
+
 namespace edgead {
 
 struct KmeansArgs {
@@ -19,5 +21,8 @@ struct KmeansArgs {
 
 // Host pointers. No error but std::bad_alloc.
 void kmeans_assign_cpu(const KmeansArgs& args, int threads);
+
+// Device pointers; float inputs are float16 where `half`; asynchronous on the stream. Returns a cudaError_t.
+int kmeans_assign_cuda(const KmeansArgs& args, bool half, CUstream_st* stream);
 
 }  // namespace edgead

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+struct CUstream_st;
+
 namespace edgead {
 
 constexpr int kWeightBits = 14;       // the weights of an output sum to 1 << 14
@@ -27,5 +29,8 @@ struct ResizeArgs {
 
 // Host pointers. No error but std::bad_alloc.
 void resize_cpu(const ResizeArgs& args, int threads);
+
+// Device pointers; asynchronous on the stream. Returns a cudaError_t.
+int resize_cuda(const ResizeArgs& args, CUstream_st* stream);
 
 }  // namespace edgead

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+struct CUstream_st;
+
 namespace edgead {
 
 struct TopkArgs {
@@ -16,5 +18,8 @@ struct TopkArgs {
 
 // Host pointers. No error but std::bad_alloc.
 void topk_neighbours_cpu(const TopkArgs& args, int threads);
+
+// Device pointers; float inputs are float16 where `half`; asynchronous on the stream. Returns a cudaError_t.
+int topk_neighbours_cuda(const TopkArgs& args, bool half, CUstream_st* stream);
 
 }  // namespace edgead
