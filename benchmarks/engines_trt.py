@@ -3,11 +3,11 @@
     python benchmarks/engines_trt.py BUNDLE... [--target sm86] [--json]
     python benchmarks/engines_trt.py METHOD.fp32.onnx METHOD.int8.onnx ...
 
-Every FP32, FP16 and INT8 model of each bundle (or ONNX file, which says its precision in its name) is built twice with
-TensorRT-RTX: seconds, bytes, and whether the same model gave the same plan. With a GPU and pycuda, each back end at hand
-also runs: copy in, compute and copy out as trtexec splits them, a captured graph against plain launches, mapped against
-pinned memory, a frame that is on the GPU already, and the largest difference from OpenVINO's FP32 map. Without a GPU the
-run part is empty.
+Every FP32, FP16 and INT8 model of each bundle (or ONNX file, which says its precision in its name) is built
+twice with TensorRT-RTX: seconds, bytes, and whether the same model gave the same plan. With a GPU and pycuda,
+each back end at hand also runs: copy in, compute and copy out as trtexec splits them, a captured graph against
+plain launches, mapped against pinned memory, a frame that is on the GPU already, and the largest difference
+from OpenVINO's FP32 map. Without a GPU the run part is empty.
 """
 
 from __future__ import annotations
