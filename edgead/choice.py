@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgead.backends import BACKENDS, member_for
+from edgead.backends import BACKENDS, PRECISIONS, member_for
+from edgead.backends.kind import device_kind
 from edgead.bundle import CERTIFICATES, Bundle
 from edgead.errors import BackendError, BundleError, ConfigError
 
-__all__ = ["Choice", "certificates", "choose"]
+__all__ = ["Choice", "Tuned", "certificates", "certified", "choose", "tuned_path"]
 
 _MODULES = {
     "tensorrt": "tensorrt",
@@ -26,11 +29,23 @@ _AUTO = ("openvino", "onnxruntime")
 
 @dataclass(frozen=True)
 class Choice:
-    """A back end, a precision, and the reason in words."""
+    """A back end, a precision, and the reason in words; ``threads`` 0 leaves it to the engine."""
 
     backend: str
     precision: str
     why: str
+    threads: int = 0
+
+
+class Tuned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `edgead tune` found best on this machine for one bundle."""
+
+    backend: str
+    precision: str
+    threads: int
+    p90_ms: float
+    latency_ms: float
+    device: str
 
 
 class _Figures(msgspec.Struct):
@@ -45,6 +60,7 @@ class _Certificate(msgspec.Struct):
     passed: bool
     arithmetic: str
     figures: _Figures
+    device: str = ""
 
 
 def certificates(bundle: Bundle) -> list[dict[str, Any]]:
@@ -81,25 +97,65 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             "BACKEND_UNKNOWN",
             f"backend is {backend!r}; want one of {', '.join(BACKENDS)} or auto.",
         )
+    if backend == "auto" and precision == "auto" and (tuned := _tuned(bundle)) is not None:
+        why = f"tuned on this machine for {tuned.latency_ms:g} ms: {tuned.p90_ms:.3g} ms (p90)"
+        return Choice(tuned.backend, tuned.precision, why, tuned.threads)
     name, why = (backend, "asked for") if backend != "auto" else _first_installed()
     if precision != "auto":
         member_for(name, precision, bundle.members)
         return Choice(name, precision, f"{name}: {why}; {precision}: asked for")
-    passed = [
-        certificate
-        for certificate in certificates(bundle)
-        if certificate["backend"] == name
-        and certificate["passed"]
-        and certificate["arithmetic"] == "native"
-    ]
+    passed = certified(bundle, name)
     if not passed:
         return Choice(name, "fp32", f"{name}: {why}; fp32: no other precision is certified here")
-    best = max(passed, key=lambda certificate: float(certificate["figures"]["speedup"]))
-    speed = float(best["figures"]["speedup"])
+    kept = max(passed, key=passed.__getitem__)
+    speed = passed[kept]
     if speed <= 1:
         return Choice(name, "fp32", f"{name}: {why}; fp32: no certified precision is faster")
-    kept = str(best["precision"])
     return Choice(name, kept, f"{name}: {why}; {kept}: certified, {speed:.2f}x fp32 when measured")
+
+
+def certified(bundle: Bundle, backend: str) -> dict[str, float]:
+    """Precisions that ``backend`` may use here -> how many times fp32's speed they had when measured.
+
+    A certificate counts when it passed, in native arithmetic, on this kind of device, and when the
+    bundle holds the model. A GPU back end without its GPU has none.
+    """
+    table = [one for one in certificates(bundle) if one["backend"] == backend]
+    if not table:
+        return {}
+    try:
+        here = device_kind(backend)
+    except BackendError:
+        return {}
+    found: dict[str, float] = {}
+    for one in table:
+        if one["passed"] and one["arithmetic"] == "native" and one.get("device") == here:
+            try:
+                member_for(backend, one["precision"], bundle.members)
+            except (BackendError, BundleError, ConfigError):
+                continue
+            found[one["precision"]] = float(one["figures"]["speedup"])
+    return found
+
+
+def tuned_path(bundle: Bundle) -> Path:
+    """Where this user's choice for the bundle is kept: never in the bundle, which also runs elsewhere."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "edgead" / "choices" / f"{bundle.hash}.json"
+
+
+def _tuned(bundle: Bundle) -> Tuned | None:
+    """The choice that was tuned, when it still holds on this machine; anything else is passed over."""
+    try:
+        tuned = msgspec.json.decode(tuned_path(bundle).read_bytes(), type=Tuned)
+        is_here = tuned.device == device_kind(tuned.backend)
+    except (OSError, RuntimeError, ValueError, BackendError):  # RuntimeError: no home folder
+        return None
+    if tuned.backend not in BACKENDS or tuned.precision not in PRECISIONS or tuned.threads < 0:
+        return None
+    allowed = tuned.precision == "fp32" or tuned.precision in certified(bundle, tuned.backend)
+    is_installed = importlib.util.find_spec(_MODULES[tuned.backend]) is not None
+    return tuned if is_here and allowed and is_installed else None
 
 
 def _first_installed() -> tuple[str, str]:

@@ -75,7 +75,7 @@ class Detector:
             self.choice.backend,
             self.bundle.members,
             precision=self.choice.precision,
-            threads=threads,
+            threads=threads or self.choice.threads,
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
         self._pid = os.getpid()

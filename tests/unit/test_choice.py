@@ -6,8 +6,9 @@ import importlib.util
 
 import msgspec
 import pytest
-from bundles import tiny_bundle
+from bundles import tiny_bundle, tiny_model
 
+from edgead.backends.kind import device_kind
 from edgead.choice import certificates, choose
 from edgead.errors import BackendError, BundleError, ConfigError
 
@@ -18,6 +19,7 @@ def certificate(precision, speedup, **changes):
         "precision": precision,
         "passed": True,
         "arithmetic": "native",
+        "device": device_kind("openvino"),
         "figures": {"speedup": speedup, "flips": 0},
         "limits": {},
     }
@@ -25,7 +27,8 @@ def certificate(precision, speedup, **changes):
 
 
 def certified(*entries):
-    return tiny_bundle(**{"certificates.json": msgspec.json.encode(list(entries))})
+    table = msgspec.json.encode(list(entries))
+    return tiny_bundle(**{"certificates.json": table, "model.int8.onnx": tiny_model()})
 
 
 def test_auto_without_certificates_is_fp32_on_the_first_installed():
@@ -48,7 +51,12 @@ def test_the_fastest_certified_precision_wins():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"passed": False}, {"arithmetic": "emulated"}, {"backend": "tensorrt"}],
+    [
+        {"passed": False},
+        {"arithmetic": "emulated"},
+        {"backend": "tensorrt"},
+        {"device": "cpu m68k"},
+    ],
 )
 def test_what_failed_was_emulated_or_is_of_another_engine_decides_nothing(changes):
     assert choose(certified(certificate("int8", 3.0, **changes))).precision == "fp32"
