@@ -41,6 +41,7 @@ class Crew:
         changed: The stream's condition; notified when a frame was taken or settled.
         clock: Monotonic time, ns.
         hang_s: A judge that does not return for so long is given up.
+        may_judge: Whether the reader keeps up with the results; looked at under the lock.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Crew:
         changed: threading.Condition,
         clock: Callable[[], int],
         hang_s: float,
+        may_judge: Callable[[], bool],
     ) -> None:
         self.fatal: EdgeadError | None = None
         self.restarts = Restarts(_RESTARTS, _WINDOW_S, clock)
@@ -63,6 +65,7 @@ class Crew:
         self._changed = changed
         self._clock = clock
         self._hang_ns = int(hang_s * 1e9)
+        self._may_judge = may_judge
         self._check = DetectionCheck()
         self._running: dict[threading.Thread, tuple[Lane, Ticket]] = {}
         self._is_stopping = False
@@ -159,7 +162,7 @@ class Crew:
         """Wait for a frame, taking the sources in turn."""
         with self._changed:
             while not self._is_stopping:
-                for _ in range(len(self._turn)):
+                for _ in range(len(self._turn) if self._may_judge() else 0):
                     lane = self._turn[0]
                     self._turn.rotate(-1)
                     ticket = lane.take()

@@ -76,6 +76,7 @@ class Stream:
         self._guard_ns = int(self.limits.guard_ms * 1e6)
         self._changed = threading.Condition(threading.RLock())
         self._out: deque[tuple[Outcome, Ticket]] = deque()
+        self._unread_results = 0
         self._sources = dict(sources)
         self.lanes = self._make_lanes(policy, deadline_of(deadline_ms, self.limits), workers)
         self._crew = Crew(
@@ -85,6 +86,8 @@ class Stream:
             changed=self._changed,
             clock=self._clock,
             hang_s=self.limits.hang_s,
+            # Results hold maps, and a result that waits grows old: judge no further ahead.
+            may_judge=lambda: self._unread_results < workers + 2,
         )
         self._is_stopping = False
         self._is_closed = False
@@ -196,6 +199,7 @@ class Stream:
                     raise StopIteration
                 self._changed.wait(0.5)
             outcome, ticket = self._out.popleft()
+            self._unread_results -= outcome.detection is not None
             outcome = self._in_time(outcome, ticket)
             self._changed.notify_all()
         return self._recorded(outcome, ticket)
@@ -293,6 +297,7 @@ class Stream:
 
     def _emit(self, outcome: Outcome, ticket: Ticket) -> None:
         self._out.append((outcome, ticket))
+        self._unread_results += outcome.detection is not None
         self._changed.notify_all()
 
     def _note_late(self, ticket: Ticket, detection: Detection) -> None:

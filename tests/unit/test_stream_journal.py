@@ -98,11 +98,12 @@ def test_what_nobody_read_is_journaled_too(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     stream = run(FakeJudge(), [textured(n) for n in range(8)], journal=path)
     next(stream)
-    while stream.counts.results < 8:
+    while stream.counts.results < 4:  # one was read, three wait: as far ahead as it goes
         pass
     stream.close()
     found = verify_journal(path)
-    assert (found["ok"], found["rows"], found["handed_over"]) == (True, 8, 1)
+    assert (found["ok"], found["handed_over"]) == (True, 1)
+    assert found["rows"] == stream.counts.received >= 4
 
 
 def test_rotation_loses_nothing_and_the_chain_goes_on(tmp_path: Path) -> None:

@@ -229,6 +229,21 @@ def test_a_reader_who_sleeps_bounds_the_memory() -> None:
     assert first.seq == 0
 
 
+def test_a_slow_reader_of_a_live_camera_gets_fresh_results() -> None:
+    source = ScriptedSource(
+        400, clock=time.monotonic_ns, kind="live", wait=lambda _: time.sleep(0.002)
+    )
+    ages = []
+    with Stream(FakeJudge(), {"cam": source}, policy="latest") as stream:
+        for outcome in stream:
+            if outcome.detection is not None:
+                ages.append((time.monotonic_ns() - outcome.t_mono_ns) / 1e6)
+                time.sleep(0.03)
+    assert len(ages) >= 5
+    # Three results wait at most, each for one turn of the reader, however long the run.
+    assert sorted(ages)[len(ages) // 2] < 4 * 30 + 100
+
+
 def test_results_own_their_arrays() -> None:
     outcomes = list(run(FakeJudge(), [textured(n) for n in range(3)]))
     found = [o.detection for o in outcomes if o.detection is not None]
