@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgead.backends.trt import device
 from edgead.backends.trt.log import says_out_of_memory
 from edgead.errors import BackendError
+from edgead.forks import keep_in_children
 
 __all__ = [
     "Context",
@@ -131,6 +132,7 @@ class Context:
         with translated():
             self.driver.init()
             self._context = self.driver.Device(index).retain_primary_context()
+        keep_in_children(self)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[Any]:

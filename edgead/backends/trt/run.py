@@ -20,6 +20,7 @@ from edgead.backends.trt.log import Log, make_logger, says_out_of_memory
 from edgead.backends.trt.options import PRECISIONS, TrtOptions
 from edgead.backends.trt.request import TrtRequest
 from edgead.errors import BackendError, ConfigError, StateError
+from edgead.forks import keep_in_children
 
 __all__ = ["TrtBackend", "open_backend"]
 
@@ -156,9 +157,10 @@ class TrtBackend:
         self._pid = os.getpid()
         self._requests: list[TrtRequest] = []
         self._lock = threading.Lock()
-        runtime, self._log = _runtime(trt)
+        self._runtime, self._log = _runtime(trt)
+        keep_in_children(self)
         with context.active(), translated(), _deserialise_lock:
-            self._engine: Any = runtime.deserialize_cuda_engine(plan)
+            self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._refused("ENGINE_REFUSED", "did not take the engine")
         self.activation_bytes = int(getattr(self._engine, self._row.memory_size))
