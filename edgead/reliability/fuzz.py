@@ -20,7 +20,7 @@ from edgead import files
 from edgead.errors import ConfigError, EdgeadError
 from edgead.reliability.targets import TARGETS, target_named
 
-__all__ = ["fuzz", "fuzz_input"]
+__all__ = ["every_byte", "fuzz", "fuzz_input"]
 
 _MEMORY_BYTES = 4 << 30  # address space of the child, far above what any input may need
 _HANG_S = 20.0
@@ -82,6 +82,45 @@ def fuzz(
         "peak_rss_mb": round(total.peak_rss_mb, 1),
         "seconds": round(time.monotonic() - started, 1),
         "ok": not total.findings and position > 0,
+    }
+
+
+def every_byte(target: str = "bundle", *, values: int = 255) -> dict[str, Any]:
+    """Change each single byte of a small file, one at a time, and read it.
+
+    Args:
+        target: bundle or engine-header: files of which every byte counts.
+        values: Other values that each byte takes, 1..255.
+
+    Returns:
+        ``target``, ``bytes`` of the file, ``changes`` made, ``accepted`` (positions of changes that
+        were read without an error; at most 20), ``seconds`` and ``ok``: none was.
+
+    Raises:
+        ConfigError: FUZZ_TARGET.
+    """
+    if target not in ("bundle", "engine-header"):
+        raise ConfigError("FUZZ_TARGET", f"target is {target!r}; want bundle or engine-header.")
+    made = target_named(target)
+    sound, started = made.seeds[0], time.monotonic()
+    accepted: list[int] = []
+    damaged = bytearray(sound)
+    for index, byte in enumerate(sound):
+        for step in range(1, values + 1):
+            damaged[index] = byte ^ step
+            try:
+                made.read(bytes(damaged))
+                accepted.append(index)
+            except EdgeadError:
+                continue
+        damaged[index] = byte
+    return {
+        "target": target,
+        "bytes": len(sound),
+        "changes": len(sound) * values,
+        "accepted": accepted[:20],
+        "seconds": round(time.monotonic() - started, 1),
+        "ok": not accepted,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgead.errors import ConfigError, EdgeadError
-from edgead.reliability.fuzz import fuzz, fuzz_input
+from edgead.reliability.fuzz import every_byte, fuzz, fuzz_input
 from edgead.reliability.targets import TARGETS, target_named
 
 _CORPUS = Path(__file__).parent / "corpus"
@@ -51,6 +51,26 @@ def test_a_planted_fault_is_found(
     assert figures["runs"] == 50  # and it went on behind it
     kept = tmp_path / "engine-header-0-0.bin"
     assert kept.read_bytes() == fuzz_input("engine-header", 0, 0)
+
+
+@pytest.mark.parametrize("target", ["bundle", "engine-header"])
+def test_every_single_byte_counts(target: str) -> None:
+    figures = every_byte(target, values=2)
+    assert figures["accepted"] == []
+    assert figures["ok"]
+    assert figures["changes"] == 2 * figures["bytes"] > 2000
+
+
+def test_every_byte_finds_one_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = target_named("engine-header")
+    whole = made.seeds[0]
+
+    def forgiving(data: bytes) -> None:
+        type(made).read(made, data[:5] + whole[5:6] + data[6:])
+
+    monkeypatch.setattr(made, "read", forgiving)
+    monkeypatch.setattr("edgead.reliability.fuzz.target_named", lambda _: made)
+    assert every_byte("engine-header", values=1)["accepted"] == [5]
 
 
 def test_unknown_target() -> None:
