@@ -1,7 +1,7 @@
 """Train the tiny bundle that the tests share: ``python tests/data/make_bundle.py``.
 
 Real photographs (scikit-image's gravel, CC0), the product's own path, a small network with random weights:
-its verdicts mean little, its files and figures are those of any bundle. Needs ``edgead[demo]``.
+it finds a white square, and its files and figures are those of any bundle. Needs ``edgead[demo]``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ SIDE = 96
 SIZE = 64
 CONFIG = TrisimpleConfig(
     image_size=(SIZE, SIZE),
-    sigma_defect=0.25,
+    strides=(4, 8),
+    sigma_defect=0.5,
     sigma_normal=0.0025,
     learning_rate=1e-3,
-    epochs=4,
-    hidden=32,
+    epochs=20,
+    hidden=64,
     step_patches=512,
     standardise=True,
     smoothing=2.0,
@@ -61,10 +62,12 @@ def write_pieces(folder: Path, count: int | None = None) -> Path:
     return folder
 
 
-def make(folder: Path, out: Path, *, count: int | None = None) -> Trained:
+def make(
+    folder: Path, out: Path, *, count: int | None = None, epochs: int = CONFIG.epochs
+) -> Trained:
     """Train on the pieces in ``folder`` and write the bundle ``out``."""
     write_pieces(folder, count)
-    return train(tiny_method, folder, out, budget=Budget(epochs=CONFIG.epochs))
+    return train(tiny_method, folder, out, budget=Budget(epochs=epochs))
 
 
 if __name__ == "__main__":
