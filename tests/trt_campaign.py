@@ -1,9 +1,11 @@
-"""The two long campaigns on the engine cache; the test suite runs a small part of each.
+"""The three long campaigns on the engine cache; the test suite runs a small part of each.
 
     python tests/trt_campaign.py flips              # every single bit of an engine of 64 KiB
     python tests/trt_campaign.py race --rounds 50   # 16 processes on one key, builders killed at random
 
-Both print one JSON object and exit with 1 when a claim does not hold.
+    python tests/trt_campaign.py swap --rounds 100000  # somebody exchanges the file while it is read
+
+All print one JSON object and exit with 1 when a claim does not hold.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -128,6 +131,51 @@ def _build(store: EngineStore, log: Path, chance: random.Random, kill_share: flo
     return PLAN, {"seconds": 0.0}
 
 
+def swap(rounds: int, seed: int) -> dict[str, int]:
+    """Load ``rounds`` times while a thread exchanges the file for others and for links to them."""
+    told = {"loads": 0, "served": 0, "refused": 0, "foreign": 0, "swaps": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        store = EngineStore(Path(folder) / "cache")
+        good = store.save(KEY, PLAN, {}).read_bytes()
+        path, spare = store.path(KEY), store.folder / "spare"
+        evil = header.pack(KEY, b"evil" * 9999, {}, b"x" * 32)
+        other = store.folder / "evil"
+        other.write_bytes(evil)
+        stop = threading.Event()
+
+        def exchange() -> None:
+            chance = random.Random(seed)
+            while not stop.is_set():
+                kind = chance.choice(["good", "evil", "torn", "link", "gone"])
+                spare.unlink(missing_ok=True)
+                if kind == "link":
+                    spare.symlink_to(other)
+                elif kind != "gone":
+                    spare.write_bytes({"good": good, "evil": evil, "torn": good[:999]}[kind])
+                    spare.chmod(0o600)
+                if kind == "gone":
+                    path.unlink(missing_ok=True)
+                else:
+                    spare.replace(path)
+                told["swaps"] += 1
+
+        thread = threading.Thread(target=exchange)
+        thread.start()
+        try:
+            for _ in range(rounds):
+                told["loads"] += 1
+                try:
+                    plan = store.load(KEY)
+                except BackendError:
+                    told["refused"] += 1
+                else:
+                    told["served" if plan == PLAN else "foreign"] += 1
+        finally:
+            stop.set()
+            thread.join()
+    return told
+
+
 def _note(log: Path, word: str) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.write(handle, f"{word}\n".encode())
@@ -139,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("campaign", choices=["flips", "race"])
+    parser.add_argument("campaign", choices=["flips", "race", "swap"])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
@@ -151,6 +199,9 @@ def main() -> int:
     if chosen.campaign == "flips":
         told = flips()
         holds = told["tried"] == told["refused"]
+    elif chosen.campaign == "swap":
+        told = swap(chosen.rounds, chosen.seed)
+        holds = told["foreign"] == 0 < min(told["served"], told["refused"], told["swaps"])
     else:
         told = race(chosen.rounds, chosen.processes, chosen.seed)
         holds = told["wrong_rounds"] == told["torn"] == told["left_over"] == 0

@@ -73,3 +73,11 @@ def test_race_finds_a_missing_lock():
     told = race("--no-lock")
     assert told["exit"] == 1
     assert told["wrong_rounds"] > 0
+
+
+def test_file_that_is_exchanged_while_it_is_read():
+    told = trt_campaign.swap(rounds=1000, seed=5)
+    assert told["foreign"] == 0
+    assert told["served"] > 0
+    assert told["refused"] > 0
+    assert told["swaps"] > 10
