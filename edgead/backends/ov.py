@@ -30,7 +30,8 @@ class OpenVinoBackend:
         cache_dir: Folder for compiled blobs; None compiles at each start.
 
     Raises:
-        BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the model.
+        BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the
+            model, MODEL_IO when it has not one input.
     """
 
     name = "openvino"
@@ -62,14 +63,22 @@ class OpenVinoBackend:
         try:
             core = self._ov.Core()
             hint = _HINTS[precision]
-            if hint == "f16" and "FP16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            if hint == "f16" and "FP16" not in core.get_property(
+                "CPU", "OPTIMIZATION_CAPABILITIES"
+            ):
                 hint = "f32"  # asked for f16 it would take bf16, with fewer bits than the graph has
             config["INFERENCE_PRECISION_HINT"] = hint
             graph = core.read_model(model, b"")
+            if len(graph.inputs) != 1:
+                raise BackendError(
+                    "MODEL_IO", f"the graph has {len(graph.inputs)} inputs; need one, 'image'."
+                )
             name = graph.inputs[0].get_any_name()
             shape = [batch, *list(graph.inputs[0].get_partial_shape())[1:]]
             graph.reshape({name: self._ov.PartialShape(shape)})
             self._compiled: Any = core.compile_model(graph, "CPU", config)
+        except BackendError:
+            raise
         except RuntimeError as error:
             raise BackendError(
                 "MODEL_REFUSED",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -164,6 +165,16 @@ def test_closing_while_other_threads_judge_is_an_error_there_and_nothing_worse(
         thread.join(20)
     assert not any(thread.is_alive() for thread in crew)
     assert errors == []
+
+
+@pytest.mark.parametrize("backend", _BACKENDS)
+def test_a_closed_detector_holds_no_engine(backend: str) -> None:
+    detector = Detector(tiny_bundle(), backend=backend, threads=1)
+    detector(tiny_frame())
+    request = weakref.ref(detector._scorer._free[0])
+    detector.close()
+    gc.collect()
+    assert request() is None
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)
