@@ -138,11 +138,11 @@ def test_a_generator_is_closed_with_the_stream() -> None:
 @pytest.mark.parametrize(
     ("name", "source_id"),
     [
-        ("0", "usb0"),
-        (2, "usb2"),
-        ("usb://1", "usb1"),
+        ("0", "video0"),
+        (2, "video2"),
+        ("usb://1?width=1920&height=1080&fps=30&fourcc=MJPG", "video1"),
         ("/dev/video3", "video3"),
-        ("v4l2:///dev/video3", "usbvideo3"),
+        ("v4l2:///dev/video3", "video3"),
         ("csi://0", "csi0"),
         ("rtsp://user:pa55word@10.0.0.5:554/stream", "rtsp_10.0.0.5_554"),
         ("http://10.0.0.6/mjpeg", "http_10.0.0.6"),
@@ -165,6 +165,16 @@ def test_cameras_are_named_and_nothing_is_started_yet(name: str | int, source_id
         ("/nowhere/at/all", "[SOURCE_NOT_FOUND] /nowhere/at/all does not exist."),
         ("/nowhere/*.png", "[SOURCE_EMPTY] /nowhere/*.png matches no image."),
         ("/nowhere/a.mp4", "[SOURCE_NOT_FOUND] /nowhere/a.mp4 does not exist."),
+        (
+            "usb://0?brightness=3",
+            "[SOURCE_URL] brightness=3 is no setting of a USB camera. e.g. "
+            "usb://0?width=1920&height=1080&fps=30&fourcc=MJPG.",
+        ),
+        (
+            "usb://0?width=big",
+            "[SOURCE_URL] width=big is no setting of a USB camera. e.g. "
+            "usb://0?width=1920&height=1080&fps=30&fourcc=MJPG.",
+        ),
         ("csi://front", "[SOURCE_URL] csi://front: want csi:// and the sensor's number."),
         (
             3.5,

@@ -11,7 +11,8 @@ import mmap
 import os
 import re
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class CaptureConfig:
         open_ms: Limit of opening, ms.
         read_ms: Limit of one read, ms.
         slots: Frames that may lie in shared memory.
+        settings: width, height, fps, fourcc of a USB camera.
     """
 
     target: str
@@ -44,6 +46,7 @@ class CaptureConfig:
     open_ms: int = 5000
     read_ms: int = 2000
     slots: int = 4
+    settings: Mapping[str, int | str] = field(default_factory=dict)
 
 
 class ChildCapture:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgead.stream.sources.v4l2 import why_not
+
 __all__ = ["main"]
 
 _MAX_PIXELS = 64_000_000
@@ -125,10 +127,12 @@ def _opencv_frames(cv2: Any, config: dict[str, Any]) -> Iterator[_Grabbed]:
         config["read_ms"],
     ]
     opened = cv2.VideoCapture(
-        int(target) if api == "V4L2" and str(target).isdigit() else target,
+        target,
         getattr(cv2, f"CAP_{api}"),
         limits if api in ("FFMPEG", "GSTREAMER") else [],
     )
+    if not opened.isOpened() and api == "V4L2":
+        raise _CaptureError(*why_not(target))
     if not opened.isOpened():
         raise _CaptureError(
             "SOURCE_TIMEOUT", f"it cannot be opened (limit {config['open_ms']} ms)."
@@ -139,6 +143,7 @@ def _opencv_frames(cv2: Any, config: dict[str, Any]) -> Iterator[_Grabbed]:
     opened.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     if api == "V4L2":
         opened.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        _apply(cv2, opened, config["settings"])
 
     def decode() -> NDArray[np.uint8] | None:
         found, pixels = opened.retrieve()
@@ -147,3 +152,20 @@ def _opencv_frames(cv2: Any, config: dict[str, Any]) -> Iterator[_Grabbed]:
     while opened.grab():
         yield time.monotonic_ns(), decode
     raise _CaptureError("SOURCE_LOST", f"no frame came within {config['read_ms']} ms, or it ended.")
+
+
+def _apply(cv2: Any, opened: Any, settings: dict[str, int | str]) -> None:
+    """Set what was asked for; a camera that does not take it is refused, not used as it is."""
+    if "fourcc" in settings:
+        opened.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*str(settings["fourcc"])))
+    names = {
+        "width": cv2.CAP_PROP_FRAME_WIDTH,
+        "height": cv2.CAP_PROP_FRAME_HEIGHT,
+        "fps": cv2.CAP_PROP_FPS,
+    }
+    wanted = {name: int(value) for name, value in settings.items() if name in names}
+    for name, value in wanted.items():
+        opened.set(names[name], value)
+    got = {name: round(opened.get(names[name])) for name in wanted}
+    if got != wanted:
+        raise _CaptureError("SOURCE_FORMAT", f"asked for {wanted}, the camera gives {got}.")

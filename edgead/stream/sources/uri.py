@@ -3,7 +3,7 @@
 =============================  ===================================================================
 ``images/``  ``images/*.png``  a folder (with sub-folders) or a glob pattern of image files
 ``part.png``  ``line.mp4``     one image; a video file
-``0``  ``usb://0``             USB camera by number; ``/dev/video0`` or ``v4l2:///dev/video0`` by name
+``0``  ``usb://0?width=640``   USB camera by number; ``/dev/video0``, ``v4l2:///dev/video0`` by name
 ``csi://0``                    CSI camera of a Jetson (GStreamer's nvarguscamerasrc)
 ``rtsp://…``  ``http://…``     network stream; also rtsps and https
 ``videotestsrc ! …``           GStreamer pipeline, also as ``gst://…``; without an appsink, one is added
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, unquote
 
 from edgead.errors import SourceError
@@ -24,6 +26,7 @@ from edgead.stream.sources.base import Source
 from edgead.stream.sources.capture import CaptureConfig, ChildCapture
 from edgead.stream.sources.files import SUFFIXES, FileSource, image_files
 from edgead.stream.sources.reconnect import Connection, Reconnecting
+from edgead.stream.sources.v4l2 import device_path, settings_of
 from edgead.stream.sources.video import VIDEO_SUFFIXES, VideoSource
 from edgead.urls import SourceUrl
 
@@ -53,10 +56,8 @@ def parse_source(text: str) -> Source:
     url = SourceUrl(text)
     if url.scheme:
         return _from_url(url, text.partition("://")[2])
-    if text.isdigit():
-        return _captured(f"usb{text}", text, "V4L2", url)
-    if text.startswith("/dev/video"):
-        return _captured(Path(text).name, text, "V4L2", url)
+    if text.isdigit() or text.startswith("/dev/video"):
+        return _usb(text, url)
     return _from_path(text, str(url))
 
 
@@ -67,7 +68,7 @@ def _from_url(url: SourceUrl, rest: str) -> Source:
     if url.scheme == "file":
         return _from_path(unquote(rest), str(url))
     if url.scheme in ("usb", "v4l2"):
-        return _captured(f"usb{Path(rest).name}", rest, "V4L2", url)
+        return _usb(rest, url)
     if url.scheme == "csi":
         if not rest.isdigit():
             raise SourceError("SOURCE_URL", f"{url}: want csi:// and the sensor's number.")
@@ -107,9 +108,21 @@ def _from_path(text: str, shown: str) -> Source:
     )
 
 
-def _captured(name: str, target: str, api: str, url: SourceUrl) -> Reconnecting:
+def _usb(text: str, url: SourceUrl) -> Reconnecting:
+    name, _, query = text.partition("?")
+    path = device_path(name)
+    return _captured(Path(path).name, path, "V4L2", url, settings_of(query))
+
+
+def _captured(
+    name: str,
+    target: str,
+    api: Literal["FFMPEG", "V4L2", "GSTREAMER"],
+    url: SourceUrl,
+    settings: Mapping[str, int | str] | None = None,
+) -> Reconnecting:
     """A camera that is read in a child process and opened again for ever."""
-    config = CaptureConfig(target, api)  # type: ignore[arg-type]
+    config = CaptureConfig(target, api, settings=settings or {})
     return Reconnecting(lambda: ChildCapture(config, url), source_id=name)
 
 
