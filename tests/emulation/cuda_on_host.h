@@ -1,15 +1,16 @@
-// Enough of CUDA to run csrc/*_cuda.cu on a CPU: one thread a CUDA thread, one block at a time, barriers where CUDA has them.
-// It checks indices, arithmetic and, under ThreadSanitizer, missing barriers; it says nothing about speed.
+// Enough of CUDA to run csrc/*_cuda.cu on a CPU: every CUDA thread of a block is a fiber that runs until it meets a barrier or a
+// warp operation. Blocks come one after the other. Fibers are taken in ascending or in descending order: where a barrier is
+// missing, the two orders read different values. It says nothing about speed.
 #pragma once
 
+#include <ucontext.h>
+
 #include <algorithm>
-#include <atomic>
-#include <barrier>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #define __global__
@@ -31,32 +32,60 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 namespace on_host {
 
+// Where fibers wait for each other.
+struct Meeting {
+  unsigned size, arrived = 0, generation = 0;
+  void wait();
+};
+
 struct Warp {
-  std::barrier<> lanes{32};
+  Meeting lanes{32};
   uint32_t slot[32];
 };
 
-struct Block {
-  explicit Block(unsigned threads) : all(threads), warps((threads + 31) / 32) {
-    for (auto& warp : warps) warp = std::make_unique<Warp>();
-  }
-  std::barrier<> all;
-  std::vector<std::unique_ptr<Warp>> warps;
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(64 * 1024);
+  bool done = false;
 };
 
-inline thread_local Block* block = nullptr;
-inline thread_local unsigned thread = 0;
+struct Block {
+  Meeting all;
+  std::vector<Warp> warps;
+  std::vector<Fiber> fibers;
+  ucontext_t scheduler;
+  void (*run)(const void*) = nullptr;
+  const void* what = nullptr;
+};
 
-inline Warp& warp() { return *block->warps[thread / 32]; }
+inline Block* block = nullptr;
+inline unsigned thread = 0;
+inline bool descending = false;
+
+inline void yield() {
+  const unsigned self = thread;
+  swapcontext(&block->fibers[self].context, &block->scheduler);
+}
+
+inline void Meeting::wait() {
+  const unsigned mine = generation;
+  if (++arrived == size) {
+    arrived = 0;
+    ++generation;
+  }
+  while (generation == mine) yield();
+}
+
+inline Warp& warp() { return block->warps[thread / 32]; }
 
 // Every lane gives a word and sees all 32.
 template <class Use>
 auto exchange(uint32_t word, Use use) {
   Warp& own = warp();
   own.slot[thread % 32] = word;
-  own.lanes.arrive_and_wait();
+  own.lanes.wait();
   const auto result = use(own.slot);
-  own.lanes.arrive_and_wait();
+  own.lanes.wait();
   return result;
 }
 
@@ -67,34 +96,57 @@ T take(T value, unsigned source) {
 
 }  // namespace on_host
 
-inline thread_local dim3 threadIdx(0, 0, 0), blockIdx(0, 0, 0), blockDim, gridDim;
+inline dim3 threadIdx(0, 0, 0), blockIdx(0, 0, 0), blockDim, gridDim;
 
 namespace on_host {
 
+inline void enter() {
+  block->run(block->what);
+  block->fibers[thread].done = true;
+}
+
 template <class Kernel, class Args>
 void launch(Kernel kernel, dim3 grid, dim3 shape, const Args& args) {
+  struct Call {
+    Kernel kernel;
+    const Args& args;
+  } call{kernel, args};
   const unsigned count = shape.x * shape.y * shape.z;
-  Block shared(count);
-  std::barrier<> between(count);  // blocks take turns
-  std::vector<std::thread> threads;
-  for (unsigned t = 0; t < count; ++t)
-    threads.emplace_back([&, t] {
-      block = &shared, thread = t, blockDim = shape, gridDim = grid;
-      threadIdx = dim3(t % shape.x, t / shape.x % shape.y, t / (shape.x * shape.y));
-      for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
-        blockIdx = dim3(b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y));
-        kernel(args);
-        between.arrive_and_wait();
+  blockDim = shape, gridDim = grid;
+  Block shared{{count}, std::vector<Warp>((count + 31) / 32), std::vector<Fiber>(count), {}, {}, &call};
+  shared.run = [](const void* what) {
+    const Call& own = *static_cast<const Call*>(what);
+    own.kernel(own.args);
+  };
+  block = &shared;
+  for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
+    blockIdx = dim3(b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y));
+    for (Fiber& fiber : shared.fibers) {
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.data();
+      fiber.context.uc_stack.ss_size = fiber.stack.size();
+      fiber.context.uc_link = &shared.scheduler;
+      fiber.done = false;
+      makecontext(&fiber.context, enter, 0);
+    }
+    for (bool left = true; left;) {
+      left = false;
+      for (unsigned i = 0; i < count; ++i) {
+        thread = descending ? count - 1 - i : i;
+        if (shared.fibers[thread].done) continue;
+        left = true;
+        threadIdx = dim3(thread % shape.x, thread / shape.x % shape.y, thread / (shape.x * shape.y));
+        swapcontext(&shared.scheduler, &shared.fibers[thread].context);
       }
-    });
-  for (auto& one : threads) one.join();
+    }
+  }
 }
 
 }  // namespace on_host
 
 #define EDGEAD_LAUNCH(kernel, grid, block, stream, args) ((void)(stream), on_host::launch(kernel, grid, block, args))
 
-inline void __syncthreads() { on_host::block->all.arrive_and_wait(); }
+inline void __syncthreads() { on_host::block->all.wait(); }
 template <class T>
 T __shfl_sync(unsigned, T value, int source) {
   return on_host::take(value, static_cast<unsigned>(source) % 32);
@@ -120,19 +172,15 @@ inline int __popc(unsigned word) { return std::popcount(word); }
 inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
 inline float __int_as_float(int bits) { return std::bit_cast<float>(bits); }
 
-template <class T, class Better>
-T atomic_choose(T* at, T value, Better better) {
-  std::atomic_ref<T> cell(*at);
-  T old = cell.load();
-  while (better(value, old) && !cell.compare_exchange_weak(old, value)) {
-  }
+template <class T>
+T atomicMax(T* at, T value) {
+  const T old = *at;
+  *at = max(old, value);
   return old;
 }
 template <class T>
-T atomicMax(T* at, T value) {
-  return atomic_choose(at, value, [](T a, T b) { return a > b; });
-}
-template <class T>
 T atomicMin(T* at, T value) {
-  return atomic_choose(at, value, [](T a, T b) { return a < b; });
+  const T old = *at;
+  *at = min(old, value);
+  return old;
 }

@@ -1,4 +1,5 @@
 // csrc/*_cuda.cu compiled as host code, behind plain functions that tests/parity/test_kernels_cuda_on_host.py calls.
+#include "cuda_on_host.h"
 #include "heatmap.h"
 #include "kmeans_assign.h"
 #include "resize.h"
@@ -7,6 +8,8 @@
 using namespace edgead;
 
 extern "C" {
+
+void run_in_descending_order(int descending) { on_host::descending = descending != 0; }
 
 int run_kmeans_assign(const KmeansArgs* args) { return kmeans_assign_cuda(*args, false, nullptr); }
 int run_topk_neighbours(const TopkArgs* args) { return topk_neighbours_cuda(*args, false, nullptr); }
