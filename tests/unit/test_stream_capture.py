@@ -33,18 +33,6 @@ class FakeOpenCv(SimpleNamespace):
             *("CAP_GSTREAMER", "CAP_PROP_FRAME_WIDTH", "CAP_PROP_FRAME_HEIGHT", "CAP_PROP_FPS"),
             *("CAP_PROP_FOURCC", "CAP_PROP_ORIENTATION_AUTO", "CAP_PROP_BUFFERSIZE"),
         ]
-            "CAP_PROP_OPEN_TIMEOUT_MSEC",
-            "CAP_PROP_READ_TIMEOUT_MSEC",
-            "CAP_FFMPEG",
-            "CAP_V4L2",
-            "CAP_GSTREAMER",
-            "CAP_PROP_FRAME_WIDTH",
-            "CAP_PROP_FRAME_HEIGHT",
-            "CAP_PROP_FPS",
-            "CAP_PROP_FOURCC",
-            "CAP_PROP_ORIENTATION_AUTO",
-            "CAP_PROP_BUFFERSIZE",
-        ]
         super().__init__(**{name: name for name in names})
         self.calls: list[tuple[Any, ...]] = []
         self._frames = iter(frames)
