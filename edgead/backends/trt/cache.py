@@ -236,7 +236,7 @@ class EngineStore:
 
     def _headers(self, pattern: str) -> Iterator[tuple[EngineKey, dict[str, Any]]]:
         """Signed headers of matching files, oldest first; files that do not check are left out."""
-        paths = sorted(self.folder.glob(pattern), key=lambda path: path.lstat().st_mtime)
+        paths = sorted(self.folder.glob(pattern), key=_made_at)
         for path in paths:
             with contextlib.suppress(BackendError, OSError):
                 yield peek(read_owned(path), self._key())
@@ -329,6 +329,14 @@ def read_owned(path: Path) -> bytes:
             return stream.read()
     finally:
         os.close(handle)
+
+
+def _made_at(path: Path) -> float:
+    """When a file was made; 0 for one that another process has just removed."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _make_private(folder: Path) -> None:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from edgead.backends.trt import device
 from edgead.backends.trt.log import says_out_of_memory
 from edgead.errors import BackendError
-from edgead.forks import keep_in_children
 
 __all__ = [
     "Context",
@@ -132,7 +131,9 @@ class Context:
         with translated():
             self.driver.init()
             self._context = self.driver.Device(index).retain_primary_context()
-        keep_in_children(self)
+        # Never destroyed, not at exit either: pycuda's destructor of a primary context calls
+        # cuCtxDetach, which is for contexts that somebody made, and is gone from newer drivers.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
 
     @contextlib.contextmanager
     def active(self) -> Iterator[Any]:
