@@ -252,12 +252,7 @@ class _Plans:
         chosen = [name for name in self.nodes if name not in plan.kept]
         model = self._job.model
         if plan.corrected:
-            model = bias.corrected(
-                model,
-                lambda one: int8_model(one, ranges, chosen, "s8"),
-                chosen,
-                self._job.frames.tensors,
-            )
+            model = bias.corrected(model, ranges, chosen, self._job.frames.tensors)
         return int8_model(model, ranges, chosen, form)
 
     def forms(self, plan: Plan) -> dict[str, bytes]:

@@ -1,8 +1,8 @@
 """Finds a way to INT8 that keeps the verdicts: calibrator, bias correction, layers restored by need.
 
 As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator;
-then the best with corrected biases; then layers are restored to floating point one at a time to see
-which hurts, and bisection finds how many of the worst must stay restored. Each trial is kept on disk,
+then the best with corrected biases; then each layer is quantised alone to see which hurts, and
+bisection finds how many of the worst must be restored to floating point. Each trial is kept on disk,
 so that a search that was cut off goes on where it stood.
 """
 
@@ -144,31 +144,32 @@ class Search:
         return self._restore(best, max_error)
 
     def _restore(self, start: Trial, max_error: float) -> Trial | None:
-        """Restore the layers that hurt most, as few as do."""
+        """Restore the layers that hurt most, as few as do.
+
+        A layer's harm is the error with that layer alone quantised: beside a layer that ruins
+        everything, restoring any other one would show nothing.
+        """
         free = [name for name in self.nodes if name not in self.kept]
-        gains: list[tuple[float, str]] = []
+        harms: list[tuple[float, str]] = []
         for name in free:
-            trial = self._try(replace(start.plan, kept=self.kept | {name}), "sensitivity")
+            alone = frozenset(self.nodes) - {name}
+            trial = self._try(replace(start.plan, kept=alone), "sensitivity")
             if trial is None:
-                break
-            gains.append((trial.error(), name))
-        order = [name for _, name in sorted(gains)]
-        few, many = 0, len(order)  # restoring `few` does not hold; `many` is hoped to
+                return None
+            harms.append((trial.error(), name))
+        order = [name for _, name in sorted(harms, reverse=True)]
         found: Trial | None = None
-        while many - few > 0 and order:
-            middle = (few + many + 1) // 2 if found is None and few == 0 else (few + many) // 2
-            if middle in (few, many) and found is not None:
-                break
+        few, many = 0, len(order)  # restoring `few` does not hold; all restored is no INT8
+        while many - few > 1:
+            middle = (few + many) // 2
             kept = self.kept | set(order[:middle])
-            trial = self._try(replace(start.plan, kept=frozenset(kept)), "restoring layers")
+            trial = self._try(replace(start.plan, kept=kept), "restoring layers")
             if trial is None:
-                break
+                return found
             if trial.holds(self.limits, max_error):
                 found, many = trial, middle
             else:
                 few = middle
-            if few >= len(order) - 1 and found is None:
-                break  # everything restored is FP32: no INT8
         return found
 
     def _try(self, plan: Plan, stage: str) -> Trial | None:
