@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bundles import tiny_bundle, tiny_frame
 from data.make_bundle import pieces
-from gravel import gravel_bundle, gravel_frame
+from gravel import gravel_bundle, gravel_frame, with_blot
 
 from edgead import Detector, Verdict
 from edgead.backends import open_backend
@@ -115,14 +114,14 @@ def test_every_camera_format_can_be_commissioned(fmt):
 
 
 def test_the_region_is_applied_before_the_threshold():
-    bright = [tiny_frame(seed, 100 + 2 * seed) for seed in range(8)]
-    for index, pixels in enumerate(bright):
-        pixels[0:3, 0:3] = 240 + index  # a lamp in the corner
-    whole = learn([Frame(one) for one in bright], tiny_bundle()).promise.threshold
-    polygon = [(0.0, 0.0), (6.0, 0.0), (6.0, 6.0), (0.0, 6.0)]
-    for view in (View(ignore=[polygon]), View(roi=(6, 6, 16, 16))):
-        bundle = tiny_bundle().with_members({}, view=view, golden=[])
-        assert learn([Frame(one) for one in bright], bundle).promise.threshold < whole - 0.1
+    lamps = [with_blot(frame, 0, 0, 20 + 2 * index) for index, frame in enumerate(grey(6))]
+    whole = learn(lamps).promise.threshold
+    polygon = [(0.0, 0.0), (48.0, 0.0), (48.0, 48.0), (0.0, 48.0)]
+    for view in (View(ignore=[polygon]), View(roi=(0, 48, 96, 96))):
+        bundle = gravel_bundle().with_members({}, view=view, golden=[])
+        ready = learn(lamps, bundle)
+        assert ready.promise.threshold < whole - 0.5
+        assert ready.bundle.manifest.thresholds.pixel_threshold < whole
 
 
 @pytest.mark.parametrize(
