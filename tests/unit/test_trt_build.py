@@ -257,6 +257,17 @@ def test_unknown_precision_is_refused(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("index", "visible", "shown"),
+    [(0, None, None), (0, "3,1", "3,1"), (1, None, "1"), (1, "3,GPU-ab", "GPU-ab"), (2, "", "2")],
+)
+def test_builder_sees_the_device_that_is_meant(monkeypatch, index, visible, shown):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert process._environment(index).get("CUDA_VISIBLE_DEVICES") == shown
+
+
 def test_engine_can_be_written_elsewhere(tmp_path, monkeypatch):
     machine = Machine(monkeypatch, tmp_path, "10.3.0")
     told, _ = built(machine, model(), out=tmp_path / "part.engine")

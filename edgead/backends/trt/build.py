@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgead import files
 from edgead.backends.trt import api, device
 from edgead.backends.trt.cache import EngineStore
 from edgead.backends.trt.header import EngineKey
@@ -207,6 +208,8 @@ def build_plan(
                 refused.append(f"typing {typing!r} was refused ({error.message})")
                 tell({"note": refused[-1]})
                 continue
+            if (work / "timings").is_file():
+                files.write_bytes(job["timing_cache"], (work / "timings").read_bytes(), mode=0o600)
             record["notes"] = refused + record["notes"]
             record["estimate"] = expected.to_json()
             return (work / "plan").read_bytes(), record
@@ -236,7 +239,9 @@ def _job(
         "optimization_level": options.optimization_level,
         "workspace_bytes": expected.workspace,
         "timing_cache": str(timings) if key.backend == "tensorrt" else None,
+        "timings_out": str(work / "timings"),
         "target": _target_of(key),
+        "device_index": options.device_index,
     }
 
 

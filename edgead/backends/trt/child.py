@@ -38,7 +38,8 @@ def build(job: dict[str, Any], say: Any) -> dict[str, Any]:
 
     Args:
         job: name, model (path), plan (path), precision, typing, batch, optimization_level,
-            workspace_bytes or None, timing_cache (path) or None, target or None.
+            workspace_bytes or None, timing_cache (path to read) or None, timings_out (path), target
+            or None.
         say: Called with one JSON-able dict for each event.
 
     Raises:
@@ -67,7 +68,7 @@ def build(job: dict[str, Any], say: Any) -> dict[str, Any]:
         raise _refused(log, job)
     Path(job["plan"]).write_bytes(plan)
     if cache is not None:
-        Path(job["timing_cache"]).write_bytes(config.get_timing_cache().serialize())
+        Path(job["timings_out"]).write_bytes(config.get_timing_cache().serialize())
     return {
         "seconds": time.monotonic() - started,
         "bytes": plan.nbytes,

@@ -70,6 +70,7 @@ def run_child(
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=work,
+            env=_environment(int(job["device_index"])),
             text=True,
         ) as child:
             try:
@@ -87,6 +88,15 @@ def run_child(
         told = last["error"]
         raise BackendError(told["code"], told["message"], told["hint"])
     raise _death(status, said, expected, seen, counted=_oom_kills() - kills_before)
+
+
+def _environment(device_index: int) -> dict[str, str]:
+    """The builder takes the first device that it sees: show it the one that is meant, alone."""
+    if device_index == 0:
+        return dict(os.environ)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    meant = visible[device_index] if device_index < len(visible) else str(device_index)
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": meant}
 
 
 def _listen(events: Iterable[dict[str, Any]], tell: Events) -> tuple[list[str], dict[str, Any]]:
