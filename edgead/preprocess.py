@@ -25,6 +25,8 @@ _Convert = Callable[[NDArray[Any], tuple[int, int], _Crop], NDArray[np.uint8]]
 
 #: Statistics are taken from every fourth pixel and line: a twentieth of a millisecond.
 _SAMPLE = slice(None, None, 4)
+#: Of a frame whose size is not commissioned: what an image file may have, too.
+_MAX_PIXELS = 64_000_000
 
 
 class Preprocess:
@@ -61,7 +63,8 @@ class Preprocess:
                 defect need not look like a good one.
 
         Raises:
-            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_RANGE, FRAME_CONSTANT, FRAME_EXPOSURE.
+            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_TOO_LARGE, FRAME_RANGE, FRAME_CONSTANT or
+                FRAME_EXPOSURE.
         """
         self._check(frame)
         height, width = frame.size
@@ -95,6 +98,14 @@ class Preprocess:
                 f"frame is {frame.size[1]}x{frame.size[0]}; the bundle was commissioned at "
                 f"{want.size[1]}x{want.size[0]}.",
                 "Set the camera's resolution, or commission the bundle on this one.",
+            )
+        if want.size is None and frame.size[0] * frame.size[1] > _MAX_PIXELS:
+            raise FrameError(
+                "FRAME_TOO_LARGE",
+                f"frame is {frame.size[1]}x{frame.size[0]} "
+                f"({frame.size[0] * frame.size[1] / 1e6:.1f} Mpx); a bundle for any size takes "
+                f"{_MAX_PIXELS / 1e6:.0f} Mpx.",
+                "Commission the bundle on this camera's size.",
             )
 
     def _check_ranges(self, tensor: NDArray[np.uint8]) -> None:

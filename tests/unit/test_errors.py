@@ -187,6 +187,17 @@ def test_frames_that_do_not_fit_the_bundle(frame: Frame, message: str) -> None:
         assert str(error.value).endswith(message.partition("; ")[2])
 
 
+def test_a_frame_of_any_size_has_a_limit() -> None:
+    spec = type(_MANIFEST.frame)(format=PixelFormat.MONO8, size=None)
+    huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (10_240, 10_240), (0, 0))
+    with pytest.raises(FrameError) as error:
+        Preprocess(spec, _MANIFEST.input)(Frame(huge, PixelFormat.MONO8))
+    assert str(error.value) == (
+        "[FRAME_TOO_LARGE] frame is 10240x10240 (104.9 Mpx); a bundle for any size takes 64 Mpx. "
+        "Commission the bundle on this camera's size."
+    )
+
+
 def test_declared_depth_is_held_to() -> None:
     spec = type(_MANIFEST.frame)(format=PixelFormat.MONO16, size=None, depth=10)
     wide = Frame(np.full((16, 16), 1024, np.uint16), PixelFormat.MONO16, depth=10)
