@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 
 from edgead.imageheader.base import EncodedFile, ImageHeader, exif_orientation
 
@@ -13,6 +14,7 @@ __all__ = ["inspect_jpeg"]
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not stuffed, not a restart, not fill
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODABLE = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman coded
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILL = re.compile(rb"\xff+")
 _MAX_SEGMENTS = 4096  # a camera writes tens; more is a file made to burn time
 _MAX_SCANS = 32  # an encoder writes about 10; each costs a pass over the whole image
@@ -21,8 +23,8 @@ _MAX_SCANS = 32  # an encoder writes about 10; each costs a pass over the whole 
 def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
     """Every marker segment and every entropy-coded scan up to EOI."""
     data, position = file.data, 2
-    frame: tuple[int, int, int] | None = None
-    orientation, scans, segments = 1, 0, 0
+    frame: _Frame | None = None
+    orientation, scans, segments, interval = 1, 0, 0, 0
     file.single(page)
     while True:
         fill = _FILL.match(data, position)
@@ -38,8 +40,9 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
         if marker == 0xD9:
             if frame is None or not scans:
                 file.corrupt("it ends without pixel data")
-            height, width, channels = frame
-            return ImageHeader("JPEG", height, width, channels, orientation=orientation)
+            return ImageHeader(
+                "JPEG", frame.height, frame.width, frame.components, orientation=orientation
+            )
         if position + 4 > len(data):
             file.truncated("before its end marker (EOI)")
         length = int.from_bytes(data[position + 2 : position + 4], "big")
@@ -51,6 +54,8 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
         body = data[position + 4 : end]
         if marker in _FRAMES:
             frame = _frame(file, marker, body, frame)
+        elif marker == 0xDD:
+            (interval,) = struct.unpack_from(">H", body)
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = exif_orientation(body[6:])
         elif marker == 0xDA:
@@ -61,16 +66,27 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
                 file.truncated("inside its entropy-coded data (no end marker)")
             if found.start() == end:
                 file.corrupt(f"the scan at byte {position} is empty")
+            if interval and body[0] == frame.components and frame.is_sequential:
+                _check_restarts(file, frame, interval, data[end : found.start()])
             scans, end = scans + 1, found.start()
             if scans > _MAX_SCANS:
                 file.corrupt(f"it has more than {_MAX_SCANS} scans")
         position = end
 
 
-def _frame(
-    file: EncodedFile, marker: int, body: bytes, before: tuple[int, int, int] | None
-) -> tuple[int, int, int]:
-    """Frame header (SOFn) -> height, width, channels."""
+@dataclass(frozen=True)
+class _Frame:
+    """What the frame header says; ``mcus`` is the number of minimum coded units of a whole scan."""
+
+    height: int
+    width: int
+    components: int
+    is_sequential: bool
+    mcus: int
+
+
+def _frame(file: EncodedFile, marker: int, body: bytes, before: _Frame | None) -> _Frame:
+    """Read a frame header (SOFn)."""
     if before is not None:
         file.corrupt("it has two frame headers")
     bits, height, width, components = struct.unpack_from(">BHHB", body)
@@ -86,4 +102,19 @@ def _frame(
     if len(body) != 6 + 3 * components:
         file.corrupt("its frame header has the wrong length")
     file.sized(width, height)
-    return height, width, components
+    factors = body[7::3]  # horizontal and vertical sampling, four bits each
+    # T.81, A.2: a scan of one component is coded block by block, whatever its factors.
+    side_x = 8 * (max(f >> 4 for f in factors) if components > 1 else 1)
+    side_y = 8 * (max(f & 15 for f in factors) if components > 1 else 1)
+    if not side_x or not side_y:
+        file.corrupt("a sampling factor is 0")
+    mcus = -(-width // side_x) * -(-height // side_y)
+    return _Frame(height, width, components, marker != 0xC2, mcus)
+
+
+def _check_restarts(file: EncodedFile, frame: _Frame, interval: int, scan: bytes) -> None:
+    """Hold a scan to its restart markers: a decoder makes up what lies between two that are far."""
+    found = [marker[0][1] - 0xD0 for marker in _RESTART.finditer(scan)]
+    wanted = -(-frame.mcus // interval) - 1
+    if len(found) != wanted or any(n != k % 8 for k, n in enumerate(found)):
+        file.corrupt(f"a scan has {len(found)} of {wanted} restart markers, or not in order")

@@ -86,6 +86,20 @@ def test_truncated_in_full() -> None:
     )
 
 
+@pytest.mark.parametrize("interval", [1, 2, 7, 500])
+@pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
+def test_a_jpeg_is_held_to_its_restart_markers(interval: int, pixels: Any) -> None:
+    data = by_opencv(pixels, ".jpg", [cv2.IMWRITE_JPEG_RST_INTERVAL, interval])
+    assert images.decode(data).size == (60, 83)
+    scan = data.index(b"\xff\xda") + 14
+    markers = [at for at in range(scan, len(data) - 2) if data[at : at + 2] == b"\xff\xd1"]
+    if not markers:
+        return
+    # An end marker behind a cut, and a piece lost in the middle: OpenCV decodes both.
+    for damaged in (data[: markers[0]] + b"\xff\xd9", data[: markers[0]] + data[markers[0] + 9 :]):
+        assert "restart markers" in _refusal(damaged)
+
+
 @pytest.mark.parametrize("kind", [name for name in readable() if name.startswith("png")])
 def test_every_bit_of_a_png_counts(kind: str) -> None:
     data, _ = readable()[kind]
