@@ -106,3 +106,18 @@ def test_engine_without_a_gpu_is_not_loaded(tmp_path):
     with pytest.raises(BackendError) as caught:
         open_backend(graph(), name="tensorrt-rtx", precision="fp32", cache_dir=tmp_path / "cache")
     assert caught.value.code == "NO_DRIVER"
+
+
+def test_installed_library_has_what_the_table_says():
+    """The committed table against the real bindings, for the one version that can be installed here."""
+    import tensorrt_rtx
+    from fake_tensorrt import API, VERSIONS, members
+
+    version = f"rtx-{tensorrt_rtx.__version__}"
+    if version not in VERSIONS:
+        pytest.skip(f"the table has no column for {version}")
+    for name in API["classes"]:
+        listed = members(version, name)
+        real = getattr(tensorrt_rtx, name, None)
+        assert (real is not None) == bool(listed), name
+        assert all(hasattr(real, member) for member in listed), name
