@@ -21,7 +21,12 @@ from edgead.testing.chaos_frames import (
     overload,
     overload_in_threads,
 )
-from edgead.testing.chaos_workers import hangs, killed_workers, supervised_deadlines
+from edgead.testing.chaos_workers import (
+    hangs,
+    killed_journals,
+    killed_workers,
+    supervised_deadlines,
+)
 
 __all__ = ["FULL", "SMOKE", "ChaosSizes", "chaos"]
 
@@ -43,6 +48,7 @@ class ChaosSizes:
         freezes: Cameras that repeat their picture.
         deleted_blocks: Block ids deleted, at each of three counter widths.
         kills: Worker processes killed under load.
+        journal_kills: Writers of a journal killed between or within two rows.
         hangs: Judges that hang in this process, at most 5 (more end a stream, by rule).
     """
 
@@ -57,11 +63,12 @@ class ChaosSizes:
     freezes: int
     deleted_blocks: int
     kills: int
+    journal_kills: int
     hangs: int
 
 
-SMOKE = ChaosSizes(24_000, 1000, 2000, 200, 20, 20, 50, 3, 10, 100, 3, 2)
-FULL = ChaosSizes(1_000_000, 10_000, 100_000, 10_000, 200, 500, 1000, 150, 100, 1000, 300, 5)
+SMOKE = ChaosSizes(24_000, 1000, 2000, 200, 20, 20, 50, 3, 10, 100, 3, 3, 2)
+FULL = ChaosSizes(1_000_000, 10_000, 100_000, 10_000, 200, 500, 1000, 150, 100, 1000, 300, 100, 5)
 
 
 def chaos(
@@ -137,6 +144,7 @@ def _parts(seed: int, sizes: ChaosSizes) -> dict[str, Callable[[], Any]]:
         "black_holes": lambda: black_holes(sizes.black_holes),
         "hangs": lambda: hangs(sizes.hangs),
         "killed_workers": lambda: killed_workers(seed, sizes.kills),
+        "killed_journals": lambda: killed_journals(seed, sizes.journal_kills),
         "supervised": lambda: supervised_deadlines(seed, sizes.supervised_triggers),
     }
 
@@ -151,6 +159,7 @@ def _planted(sizes: ChaosSizes) -> int:
         + sizes.black_holes
         + sizes.freezes
         + sizes.kills
+        + sizes.journal_kills
         + sizes.hangs
     )
 
@@ -206,11 +215,15 @@ def _camera_failures(parts: dict[str, Any]) -> list[str]:
         for part, got, want in pairs
         if parts[part][got] != parts[part][want]
     ]
-    for name in ("invented", "repeated_ids"):
-        if parts["outages"][name]:
-            failures.append(f"outages: {parts['outages'][name]} {name}")
-    if parts["freezes"]["false_alarms"]:
-        failures.append(f"freezes: {parts['freezes']['false_alarms']} false alarms")
+    for part, name in (
+        ("outages", "invented"),
+        ("outages", "repeated_ids"),
+        ("freezes", "false_alarms"),
+        ("killed_journals", "lost_rows"),
+        ("killed_journals", "torn"),
+    ):
+        if parts[part][name]:
+            failures.append(f"{part}: {parts[part][name]} {name}")
     blocks = parts["lost_blocks"]
     failures += [
         f"lost_blocks: {count} at {bits} bit, want {blocks['deleted']}"

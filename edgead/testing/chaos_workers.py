@@ -8,11 +8,15 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from edgead.frame import Frame
+from edgead.stream.child import Child
+from edgead.stream.journal_read import verify_journal
 from edgead.stream.limits import Limits
 from edgead.stream.pipeline import Stream
 from edgead.stream.supervised import Supervised
@@ -21,7 +25,7 @@ from edgead.testing.fakes import FakeJudge
 from edgead.testing.faults import Fault
 from edgead.testing.sources import ScriptedSource, textured
 
-__all__ = ["hangs", "killed_workers", "supervised_deadlines"]
+__all__ = ["hangs", "killed_journals", "killed_workers", "supervised_deadlines"]
 
 _BURNER = "while True: sum(range(10000))"
 _BUDGET_MS = 25.0
@@ -157,3 +161,35 @@ def hangs(count: int) -> dict[str, Any]:
         "false_accepts": sum(o.accept for o in outcomes if o.seq in at),
         "unaccounted": abs(len(outcomes) - 10 * (count + 2)),
     }
+
+
+def killed_journals(seed: int, kills: int) -> dict[str, Any]:
+    """Kill the writer of a journal at a random moment; every row it was told is written must be there.
+
+    A kill leaves what the kernel was given; a power cut is SQLite's promise of synchronous=FULL and
+    is not shown here.
+    """
+    draw = random.Random(f"{seed} journals")
+    torn = lost = acknowledged = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(kills):
+            path = Path(folder) / f"{number}.sqlite"
+            child = Child("edgead.testing.workers:write_journal")
+            child.control.send(str(path))
+            last = -1
+            for _ in range(draw.randrange(1, 40)):
+                last = child.control.recv()
+            time.sleep(draw.uniform(0.0, 0.01))
+            child.kill()
+            child.wait()
+            while child.control.poll(0):  # what it still said before it died
+                try:
+                    last = child.control.recv()
+                except EOFError:
+                    break
+            child.close()
+            found = verify_journal(path)
+            torn += not found["ok"]
+            lost += max(0, last + 1 - found["rows"])
+            acknowledged += last + 1
+    return {"kills": kills, "acknowledged": acknowledged, "lost_rows": lost, "torn": torn}
