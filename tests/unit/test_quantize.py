@@ -1,0 +1,208 @@
+"""INT8 graphs: each form obeys its engines' rules and gives nearly FP32's map; biases; the search."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from precision_nets import pictures, residual_net
+from tolerances import TOLERANCES
+
+from edgead.backends.ort import OnnxRuntimeBackend
+from edgead.backends.ov import OpenVinoBackend
+from edgead.calibration.calibrators import Calibrator, Histogram, clip_ranges
+from edgead.deploy import bias
+from edgead.deploy.activations import float_tensors, watch
+from edgead.deploy.agreement import Agreement, Limits
+from edgead.deploy.qdq import FORMS, int8_model, quantisable
+from edgead.deploy.search import CALIBRATORS, Plan, Search
+from edgead.errors import BundleError
+from edgead.onnx_walk import check_model
+
+NODES = ["stem/Conv", "block/Conv", "block/Add", "score/Conv"]
+
+
+def ranges(model):
+    histograms = {name: Histogram() for name in float_tensors(model)}
+    for values in watch(model, pictures(4), list(histograms)):
+        for name, array in values.items():
+            histograms[name].add(array)
+    return clip_ranges(histograms, Calibrator("minmax"))
+
+
+def int8(form, nodes=NODES):
+    model = residual_net()
+    return int8_model(model, ranges(model), nodes, form)
+
+
+def anomaly_map(data, backend, precision="int8"):
+    engine = backend(data, precision=precision)
+    return engine.open_request().infer({"image": pictures(1, seed=9)[0]})["anomaly_map"]
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_runs_and_is_near_fp32(form, backend):
+    data = int8(form)
+    check_model(data, name=form)
+    wanted = anomaly_map(residual_net().SerializeToString(), backend, "fp32")
+    room = TOLERANCES["int8_map"].atol * np.ptp(wanted)
+    np.testing.assert_allclose(anomaly_map(data, backend), wanted, rtol=0, atol=room)
+
+
+@pytest.mark.parametrize("form", ["s8", "qdq"])
+def test_tensorrt_rules_hold(form):
+    """Zero points of 0, signed, no quantised bias, quantisation of weights per channel."""
+    graph = onnx.load_from_string(int8(form)).graph
+    items = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    kinds = {i.name: i.data_type for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert kinds[node.input[2]] == TensorProto.INT8
+            assert not items[node.input[2]].any()
+    assert TensorProto.INT32 not in kinds.values()
+    stem = next(node for node in graph.node if node.name == "stem/Conv")
+    assert stem.input[2] == "stem.bias"
+    makers = {name: node for node in graph.node for name in node.output}
+    weight = makers[stem.input[1]]
+    assert weight.op_type == "DequantizeLinear"
+    assert items[weight.input[1]].shape == (8,)  # a scale an output channel
+    if form == "s8":
+        assert kinds[weight.input[0]] == TensorProto.INT8
+    else:
+        assert makers[weight.input[0]].op_type == "QuantizeLinear"
+        assert kinds[makers[weight.input[0]].input[0]] == TensorProto.FLOAT
+
+
+def test_kept_nodes_read_floats():
+    graph = onnx.load_from_string(int8("s8", ["stem/Conv"])).graph
+    block = next(node for node in graph.node if node.name == "block/Conv")
+    assert list(block.input)[1:] == ["block.weight", "block.bias"]
+    assert Counter(n.op_type for n in graph.node)["QuantizeLinear"] == 1
+
+
+def test_residual_sums_are_quantised_unless_only_layers_are_asked_for():
+    assert quantisable(residual_net()) == NODES
+    assert quantisable(residual_net(), layout="conv-only") == ["stem/Conv", "block/Conv", "score/Conv"]
+
+
+def test_a_missing_range_is_named_without_a_native_error():
+    with pytest.raises(BundleError) as error:
+        int8_model(residual_net(), {}, NODES, "s8")
+    assert error.value.code == "QUANTIZE_FAILED"
+    assert str(error.value).startswith("[QUANTIZE_FAILED] INT8 (s8) cannot be written: ")
+    assert str(error.value).endswith(
+        "Keep the failing part in floating point, or use layout conv-only."
+    )
+
+
+def test_bias_correction_removes_a_known_shift():
+    """A weight that is rounded away shifts every output by its input's mean; the bias makes up for it."""
+    model = residual_net()
+    spans = ranges(model)
+    spans["stem_act"] = (0.0, spans["stem_act"][1] / 8)  # clip hard: all outputs shrink
+    fixed = bias.corrected(model, spans, {"block/Conv"}, pictures(8))
+    means = {}
+    for name, graph in (("fp32", model), ("plain", None), ("fixed", fixed)):
+        source = graph or model
+        if name != "fp32":
+            source = onnx.load_from_string(int8_model(source, spans, ["block/Conv"], "s8"))
+        values = [v["block"].mean(axis=(0, 2, 3)) for v in watch(source, pictures(8), ["block"])]
+        means[name] = np.mean(values, axis=0)
+    before = np.abs(means["plain"] - means["fp32"]).max()
+    after = np.abs(means["fixed"] - means["fp32"]).max()
+    assert before > 0.1
+    assert after < before / 50
+
+
+GOOD = Agreement(
+    frames=10, rank_correlation=1.0, score_change_max=0.0, score_change_rms=0.0,
+    score_change_mean=0.0, flips=0, flips_in_band=0, auroc_fp32=1.0, auroc=1.0, auroc_loss=0.0,
+    pixel_auroc_fp32=1.0, pixel_auroc=1.0, pixel_auroc_loss=0.0, map_correlation=1.0,
+    map_correlation_min=1.0, mask_iou=1.0,
+)  # fmt: skip
+HARM = {"a": 0.5, "b": 0.01, "c": 0.2, "d": 0.01, "e": 0.02}
+
+
+class Simulated:
+    """Layers whose harms add up; verdicts flip above 0.1."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, plan):
+        self.asked.append(plan)
+        error = sum(harm for name, harm in HARM.items() if name not in plan.kept)
+        fields = {**GOOD.__dict__, "score_change_rms": error, "flips": int(error > 0.1)}
+        return Agreement(**fields)
+
+
+def search(evaluate, **options):
+    return Search(evaluate, list(HARM), frozenset(), Limits(), **options)
+
+
+def test_as_few_layers_as_needed_are_restored():
+    first = next(search(Simulated()).plans())
+    assert first.plan.kept == {"a", "c"}
+
+
+def test_a_plan_that_proof_refuses_is_followed_by_a_closer_one():
+    found = [trial.plan.kept for trial in search(Simulated()).plans()]
+    assert found == [{"a", "c"}, {"a", "c", "e"}, {"a", "c", "d", "e"}]
+
+
+def test_full_int8_is_taken_when_it_holds():
+    class Harmless(Simulated):
+        def __call__(self, plan):
+            self.asked.append(plan)
+            return GOOD
+
+    evaluate = Harmless()
+    assert next(search(evaluate).plans()).plan.kept == frozenset()
+    assert len(evaluate.asked) == len(CALIBRATORS) + 1
+
+
+def test_a_cut_off_search_goes_on_where_it_stood(tmp_path):
+    journal = tmp_path / "trials.json"
+    cut = search(Simulated(), minutes=0.0, journal=journal)
+    assert list(cut.plans()) == []
+    assert cut.is_cut_off
+
+    class Dies(Simulated):
+        def __call__(self, plan):
+            if len(self.asked) == 9:
+                raise KeyboardInterrupt
+            return super().__call__(plan)
+
+    with pytest.raises(KeyboardInterrupt):
+        next(search(Dies(), journal=journal).plans())
+    rest = Simulated()
+    assert next(search(rest, journal=journal).plans()).plan.kept == {"a", "c"}
+    whole = Simulated()
+    next(search(whole).plans())
+    assert len(rest.asked) == len(whole.asked) - 9
+
+
+def test_a_damaged_journal_is_begun_anew(tmp_path):
+    journal = tmp_path / "trials.json"
+    journal.write_text('{"mse | ": {"frames"')
+    assert next(search(Simulated(), journal=journal).plans()).plan.kept == {"a", "c"}
+
+
+def test_nothing_holds():
+    class Hopeless(Simulated):
+        def __call__(self, plan):
+            return Agreement(**{**GOOD.__dict__, "flips": 3, "score_change_rms": 1.0})
+
+    one = search(Hopeless())
+    assert list(one.plans()) == []
+    assert one.closest() is not None
+    assert not one.is_cut_off
+
+
+def test_a_plan_has_one_identity():
+    plan = Plan(Calibrator("percentile", 99.9), frozenset({"b", "a"}), corrected=True)
+    assert plan.key == "percentile 99.9 corrected | a b"
