@@ -78,6 +78,19 @@ class Stream:
         self._out: deque[tuple[Outcome, Ticket]] = deque()
         self._unread_results = 0
         self._sources = dict(sources)
+        self._is_stopping = False
+        self._is_closed = False
+        self._pid = os.getpid()
+        self._heartbeat = Heartbeat(self._clock)
+        try:
+            self._begin(judge, policy, deadline_ms, workers)
+        except BaseException:
+            for owned in (*self._sources.values(), journal, rejects):
+                if owned is not None:
+                    owned.close()
+            raise
+
+    def _begin(self, judge: Judge, policy: str, deadline_ms: float | None, workers: int) -> None:
         self.lanes = self._make_lanes(policy, deadline_of(deadline_ms, self.limits), workers)
         self._crew = Crew(
             judge,
@@ -89,17 +102,13 @@ class Stream:
             # Results hold maps, and a result that waits grows old: judge no further ahead.
             may_judge=lambda: self._unread_results < workers + 2,
         )
-        self._is_stopping = False
-        self._is_closed = False
-        self._pid = os.getpid()
-        self._heartbeat = Heartbeat(self._clock)
         self._timer = threading.Thread(target=self._keep_time, name="edgead timer", daemon=True)
         self._intakes = {name: self._make_intake(name) for name in self._sources}
         _log.info("policy %s", self.policy)
-        if journal is not None:
+        if self.journal is not None:
             kinds = {source.kind for source in self._sources.values()}
             kind = "triggered" if "triggered" in kinds else "live"
-            journal.begin(kind=kind, policy=self.policy)
+            self.journal.begin(kind=kind, policy=self.policy)
         self._crew.start()
         for intake in self._intakes.values():
             intake.thread.start()

@@ -278,9 +278,12 @@ def test_policy_and_health_are_told() -> None:
     two.close()
 
 
-def test_no_workers_are_refused() -> None:
+def test_no_workers_are_refused_and_nothing_stays_open(tmp_path: Path) -> None:
+    source = ScriptedSource(1, clock=time.monotonic_ns)
+    journal, rejects = tmp_path / "j.sqlite", tmp_path / "rejects"
     with pytest.raises(ConfigError) as caught:
-        run(FakeJudge(), [textured(1)], workers=0)
+        run(FakeJudge(), source, workers=0, journal=journal, save_rejects=rejects)
+    assert source.is_closed
     assert str(caught.value) == "[WORKERS] workers is 0; want 1 or more."
 
 
