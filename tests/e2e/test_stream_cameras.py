@@ -187,3 +187,25 @@ def test_http_mjpeg(pictures: list[bytes]) -> None:
     thread.join(5)
     assert all(o.detection is not None for o in outcomes)
     assert len({score(o) for o in outcomes}) == 10
+
+
+def test_without_opencv_a_video_is_read_by_pyav(tmp_path: Path, pictures: list[bytes]) -> None:
+    pytest.importorskip("av")
+    from edgead.stream.sources.video import _pyav_frames
+
+    path = tmp_path / "line.mjpeg"
+    path.write_bytes(b"".join(pictures))
+    source = open_source(path)
+    count = 0
+    for pixels in _pyav_frames(path):
+        frame = source.read(1)
+        assert isinstance(frame, Frame)
+        difference = np.abs(pixels.astype(int) - frame.pixels)
+        assert difference.mean() < 2  # the two convert YUV with their own arithmetic
+        count += 1
+    source.close()
+    assert count == len(pictures)
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all")
+    with pytest.raises(SourceError) as caught:
+        list(_pyav_frames(tmp_path / "bad.mp4"))
+    assert caught.value.code == "SOURCE_CODEC"
