@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 
@@ -301,7 +302,7 @@ def test_gpu_frame_with_gaps_is_refused(machine):
 
 def test_outputs_stay_on_the_gpu_until_read(machine):
     backend = machine.open(model())
-    request = backend.open_request()
+    request = backend.open_request(device_outputs=True)
     copies = machine.cuda.log.count("cuMemcpyDtoHAsync")
     request.start({"image": FRAME})
     outputs = request.wait()
@@ -317,6 +318,17 @@ def test_outputs_stay_on_the_gpu_until_read(machine):
     np.testing.assert_array_equal(values, expected(FRAME)["anomaly_map"])
     np.testing.assert_array_equal(request.read("score"), expected(FRAME)["score"])
     assert machine.cuda.log.count("cuMemcpyDtoHAsync") == copies + 1, "only what was asked for"
+    backend.close()
+
+
+@pytest.mark.parametrize("gpu", [RTX3080, ORIN], ids=["pinned", "mapped"])
+def test_waited_outputs_are_on_the_host_by_default(tmp_path, monkeypatch, gpu):
+    machine = Machine(monkeypatch, tmp_path, "10.3.0", gpu)
+    backend = machine.open(model())
+    request = backend.open_request()
+    request.start({"image": FRAME})
+    check(request.wait(), FRAME)
+    np.testing.assert_array_equal(request.read("score"), expected(FRAME)["score"])
     backend.close()
 
 
@@ -548,6 +560,19 @@ def test_requests_in_threads(machine):
     assert failures == []
     backend.close()
     assert machine.cuda.memory == {}
+
+
+def test_request_that_is_dropped_gives_its_memory_back(machine):
+    backend = machine.open(model())
+    kept = backend.open_request()
+    before = set(machine.cuda.memory)
+    dropped = backend.open_request()
+    assert set(machine.cuda.memory) > before
+    del dropped
+    gc.collect()
+    assert set(machine.cuda.memory) == before
+    check(kept.infer({"image": FRAME}), FRAME)
+    backend.close()
 
 
 def test_one_primary_context_a_process(machine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,13 @@ class TrtRequest:
     def __init__(
         self, backend: TrtBackend, execution: Any, *, asks_capturable: bool, device_outputs: bool
     ) -> None:
+        self._pid = os.getpid()
         self._backend = backend
         self._execution = execution
         self._options = backend.options
         self._batch = self._largest = self._options.batch[2]
         self._asks_capturable = asks_capturable
+        self._device_outputs = device_outputs
         self._may_capture = self._options.cuda_graph
         self._graphs: dict[tuple[int, ...], Graph | None] = {}
         self._in_flight = self._to_host = False
@@ -111,16 +114,19 @@ class TrtRequest:
             BackendError: FEED for wrong names, shapes or types, BUSY before `wait` has returned,
                 CLOSED, DEVICE_LOST, DEVICE_OOM, BACKEND_ERROR.
         """
-        self._launch(feeds, to_host=False)
+        self._launch(feeds, to_host=not self._device_outputs)
 
     def wait(self, timeout_s: float | None = None) -> Mapping[str, Array]:
-        """The outputs on the GPU, valid until the next `start`.
+        """The outputs, valid until the next `start`: NumPy views of page-locked memory, or
+        `DeviceArray` objects of a request that was opened with ``device_outputs``.
 
         Raises:
             BackendError: NOT_STARTED, INFER_TIMEOUT (the inference goes on: wait again),
                 DEVICE_LOST, BACKEND_ERROR.
         """
         self._finish(timeout_s)
+        if self._to_host:
+            return {name: slot.view(self._batch) for name, slot in self._outputs.items()}
         return {
             name: DeviceArray(slot.pointer, slot.shape(self._batch), slot.dtype)
             for name, slot in self._outputs.items()
@@ -141,7 +147,7 @@ class TrtRequest:
         self._check_idle()
         slot = self._outputs[name]
         view = slot.view(self._batch)
-        if not slot.is_mapped:
+        if not (slot.is_mapped or self._to_host):
             with self._backend.context.active() as driver, self._guarded():
                 driver.memcpy_dtoh_async(view, slot.pointer, self._stream)
                 self._stream.synchronize()
@@ -155,6 +161,13 @@ class TrtRequest:
         }
         for _ in range(2):
             self.infer(feeds)
+
+    def __del__(self) -> None:
+        """Free what a request that was dropped, say after a failed frame, holds on the GPU."""
+        if getattr(self, "_execution", None) is None or os.getpid() != self._pid:
+            return
+        with contextlib.suppress(Exception), self._backend.context.active():
+            self.close()
 
     def close(self) -> None:
         """Free stream, graphs and buffers. The context must be current; safe to call twice."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -155,7 +156,7 @@ class TrtBackend:
         self.is_lost = False
         self._row = api.api_for(key.backend, key.backend_version)
         self._pid = os.getpid()
-        self._requests: list[TrtRequest] = []
+        self._requests: weakref.WeakSet[TrtRequest] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._runtime, self._log = _runtime(trt)
         keep_in_children(self)
@@ -172,8 +173,8 @@ class TrtBackend:
         """A request with an execution context, stream and buffers of its own, run once.
 
         Args:
-            device_outputs: Keep outputs in device memory also where they could be mapped: for
-                kernels that read them more than once.
+            device_outputs: `wait` leaves the outputs in device memory, for kernels that read them
+                there; nothing is copied or mapped.
 
         Raises:
             BackendError: DEVICE_OOM when the GPU cannot hold it; CLOSED; DEVICE_LOST.
@@ -195,7 +196,7 @@ class TrtBackend:
             device_outputs=device_outputs,
         )
         with self._lock:
-            self._requests.append(request)
+            self._requests.add(request)
         try:
             request.warm_up()
         except BaseException:
@@ -206,7 +207,8 @@ class TrtBackend:
     def close(self) -> None:
         """Free the requests and the engine; safe to call twice. In a forked child does nothing."""
         with self._lock:
-            requests, self._requests = self._requests, []
+            requests = list(self._requests)
+            self._requests.clear()
         if self._engine is None or os.getpid() != self._pid:
             return
         with self.context.active():
@@ -237,7 +239,7 @@ class TrtBackend:
 
     def _discard(self, request: TrtRequest) -> None:
         with self._lock:
-            self._requests.remove(request)
+            self._requests.discard(request)
         with self.context.active():
             request.close()
 
