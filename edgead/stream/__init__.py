@@ -59,7 +59,8 @@ def run(
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
         workers: Frames judged at the same time.
         journal: File that gets one row for each frame; see `edgead.stream.journal.Journal`.
-        save_rejects: Folder that gets a replay file for each frame that was not accepted.
+        save_rejects: Folder that gets a replay file for each frame that was judged and not
+            accepted, or failed.
         limits: Bounds of the stream.
 
     Returns:

@@ -111,16 +111,11 @@ class Lane:
             return ticket
         self._count_gap(item.block_id)
         if error is not None:
-            ticket = self.ledger.issue(
-                item, t_mono_ns=item.t_mono_ns, is_simulated=item.is_simulated
-            )
+            ticket = self._issue(item)
             self.fail(ticket, error.code, str(error))
             return ticket
         due = None if self._deadline is None else item.t_mono_ns + self._deadline.budget_ns
-        ticket = self.ledger.issue(
-            item, t_mono_ns=item.t_mono_ns, deadline_ns=due, is_simulated=item.is_simulated
-        )
-        ticket.frame = replace(item, source_id=self.ledger.source_id, seq=ticket.seq)
+        ticket = self._issue(item, due)
         if due is not None and not self._admit(ticket, now, due):
             return ticket
         if len(self.queue) >= self.policy.bound:
@@ -139,9 +134,7 @@ class Lane:
 
     def refuse(self, frame: Frame, reason: DropReason, message: str) -> Ticket:
         """Enter a sound frame that is not to be judged."""
-        ticket = self.ledger.issue(
-            frame, t_mono_ns=frame.t_mono_ns, is_simulated=frame.is_simulated
-        )
+        ticket = self._issue(frame)
         self._drop(ticket, reason, message)
         return ticket
 
@@ -217,6 +210,17 @@ class Lane:
         """Drop a frame that is still being judged when the stream ends."""
         if not ticket.is_settled:
             self._drop(ticket, DropReason.SHUTDOWN, "The stream was closed while it was judged.")
+
+    def _issue(self, frame: Frame, deadline_ns: int | None = None) -> Ticket:
+        """A ticket whose frame carries its number."""
+        ticket = self.ledger.issue(
+            frame,
+            t_mono_ns=frame.t_mono_ns,
+            deadline_ns=deadline_ns,
+            is_simulated=frame.is_simulated,
+        )
+        ticket.frame = replace(frame, source_id=self.ledger.source_id, seq=ticket.seq)
+        return ticket
 
     def _admit(self, ticket: Ticket, now: int, due: int) -> bool:
         """Drop a frame that cannot make it; an idle engine always tries (the p99 must stay current)."""

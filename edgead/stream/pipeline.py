@@ -52,7 +52,7 @@ class Stream:
         workers: Frames judged at the same time.
         limits: Bounds.
         journal: Gets every outcome; closed with the stream.
-        rejects: Saves every frame that was not accepted; closed with the stream.
+        rejects: Saves rejected frames; closed with the stream.
     """
 
     _is_ordered = True

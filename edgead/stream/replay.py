@@ -21,7 +21,7 @@ import numpy as np
 from edgead import files
 from edgead.errors import EdgeadError, StorageError
 from edgead.frame import Frame, PixelFormat
-from edgead.types import Detection, Outcome
+from edgead.types import Detection, Outcome, Status
 
 __all__ = ["Rejects", "read_replay", "replay", "write_replay"]
 
@@ -130,7 +130,10 @@ def replay(judge: Judge, paths: Iterable[str | Path]) -> dict[str, Any]:
 
 
 class Rejects:
-    """Saves every frame that was not accepted, in a thread of its own.
+    """Saves every frame that was judged and not accepted, or failed, in a thread of its own.
+
+    Dropped frames are not saved: under overload they would be most of them, and nothing looked at
+    them.
 
     A slow or full disk costs saved frames, which are counted, never verdicts.
 
@@ -161,8 +164,8 @@ class Rejects:
         self._thread.start()
 
     def offer(self, outcome: Outcome, frame: Frame | None) -> None:
-        """Save the frame unless it was accepted; never waits."""
-        if outcome.accept or frame is None:
+        """Save the frame unless it was accepted or dropped; never waits."""
+        if outcome.accept or outcome.status is Status.DROPPED or frame is None:
             return
         with self._changed:
             if self._is_closed or len(self._waiting) >= _WAITING:

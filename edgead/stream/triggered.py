@@ -56,7 +56,7 @@ class Triggered(Stream):
         workers: Frames judged at the same time.
         limits: Bounds.
         journal: Gets every outcome, by default with each row on the disk before the answer.
-        rejects: Saves every frame that was not accepted.
+        rejects: Saves rejected frames.
         source_id: Name of the station.
     """
 
@@ -76,6 +76,7 @@ class Triggered(Stream):
     ) -> None:
         self._answers: dict[int, tuple[Outcome, Ticket]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
+        self._check_lock = threading.Lock()
         self._frame_check = FrameCheck((limits or Limits()).frozen_after)
         super().__init__(
             judge,
@@ -94,8 +95,8 @@ class Triggered(Stream):
 
         Args:
             trigger_id: The line's id; one that was answered before is DROPPED(DUPLICATE_ID).
-            frame: A `Frame` or an array as of `Frame.from_array`. Its time of capture starts the
-                deadline; an array is taken as captured now.
+            frame: A `Frame`, which nobody may change, or an array as of `Frame.from_array`, which
+                is copied. Its time of capture starts the deadline; an array's is now.
             part_id: The line's id of the part.
 
         Returns:
@@ -107,11 +108,14 @@ class Triggered(Stream):
         """
         self._check_process()
         item = _frame_of(frame, trigger_id, part_id)
+        with self._check_lock:
+            error = self._frame_check(item) if isinstance(item, Frame) else None
         with self._changed:
+            while not (self._lane.has_room or self._is_stopping):  # ``every`` waits
+                self._changed.wait(0.5)
             if self._is_stopping:
                 self._raise_lost()
                 raise StateError("CLOSED", "the station was closed.", "Make a new one.")
-            error = self._frame_check(item) if isinstance(item, Frame) else None
             if trigger_id in self._answered and isinstance(item, Frame):
                 text = f"trigger {trigger_id!r} was answered before."
                 ticket = self._lane.refuse(item, DropReason.DUPLICATE_ID, text)
@@ -149,5 +153,8 @@ def _frame_of(frame: Any, trigger_id: str, part_id: str | None) -> Frame | Edgea
         wrapped = Frame.from_array(frame)
     except EdgeadError as error:
         return error
-    t_mono_ns = wrapped.t_mono_ns if isinstance(frame, Frame) else now
-    return replace(wrapped, trigger_id=trigger_id, part_id=part_id, t_mono_ns=t_mono_ns)
+    if isinstance(frame, Frame):
+        return replace(frame, trigger_id=trigger_id, part_id=part_id)
+    # A judge that is given up goes on reading, and a reject is saved later: the pixels must stay.
+    pixels = wrapped.pixels.copy()
+    return replace(wrapped, pixels=pixels, trigger_id=trigger_id, part_id=part_id, t_mono_ns=now)

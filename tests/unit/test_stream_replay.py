@@ -10,6 +10,7 @@ import pytest
 from edgead.errors import StorageError
 from edgead.stream import run
 from edgead.stream.replay import Rejects, read_replay, replay, write_replay
+from edgead.stream.triggered import Triggered
 from edgead.testing import FakeJudge, Fault, detection_of, textured
 from edgead.types import Detection, Frame, LedgerCounts, Outcome, PixelFormat, Status
 
@@ -116,6 +117,15 @@ def test_the_budget_is_kept_oldest_first(tmp_path: Path) -> None:
     assert sum(p.stat().st_size for p in kept) <= 12_000
     assert rejects.saved + rejects.saves_failed == 30
     assert int(kept[-1].name.split("-")[1]) >= int(kept[0].name.split("-")[1]) + len(kept) - 1
+
+
+def test_dropped_frames_are_not_saved(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path)
+    with Triggered(FakeJudge(), deadline_ms=500, rejects=rejects) as station:
+        station.on_trigger("1", textured(1))
+        assert station.on_trigger("1", textured(2)).reason == "DUPLICATE_ID"
+    assert list(tmp_path.glob("*.replay")) == []
+    assert rejects.saves_failed == 0
 
 
 def test_a_disk_that_refuses_costs_files_and_no_verdicts(tmp_path: Path) -> None:

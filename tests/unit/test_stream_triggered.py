@@ -7,13 +7,15 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgead.errors import StateError
 from edgead.stream.journal import Journal
 from edgead.stream.journal_read import verify_journal
+from edgead.stream.replay import Rejects, read_replay
 from edgead.stream.triggered import Triggered
-from edgead.testing import FakeJudge, textured
+from edgead.testing import FakeJudge, Fault, textured
 from edgead.types import Detection, Frame, Outcome, Verdict
 
 
@@ -104,6 +106,31 @@ def test_a_hung_judge_is_answered_by_the_deadline() -> None:
     assert first.reason == "DEADLINE_RUNNING"
     assert second.reason == "DEADLINE_QUEUED"
     assert max(first.latency_ms, second.latency_ms) < 1000
+
+
+def test_an_array_may_be_reused_after_the_answer(tmp_path: Path) -> None:
+    plan = dict.fromkeys(range(9), Fault.RAISES)
+    rejects = Rejects(tmp_path)
+    buffer = np.empty_like(textured(1))
+    with Triggered(FakeJudge(plan.get), deadline_ms=500, rejects=rejects) as station:
+        for n in range(5):
+            buffer[:] = textured(n)
+            assert station.on_trigger(str(n), buffer).reason == "BACKEND_ERROR"
+    for n, path in enumerate(sorted(tmp_path.glob("*.replay"))):
+        frame, said = read_replay(path)
+        assert (frame.source_id, frame.seq, said["trigger_id"]) == ("trigger", n, str(n))
+        assert np.array_equal(frame.pixels, textured(n))
+    assert rejects.saved == 5
+
+
+def test_a_refused_frame_is_saved_under_its_own_number(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path)
+    with Triggered(FakeJudge(), deadline_ms=500, rejects=rejects) as station:
+        station.on_trigger("1", textured(1))
+        station.on_trigger("2", np.zeros((16, 16, 3), np.uint8))
+    (path,) = tmp_path.glob("*.replay")
+    frame, said = read_replay(path)
+    assert (frame.frame_id, said["reason"]) == ("trigger:1", "FRAME_CONSTANT")
 
 
 def test_after_closing_it_says_so() -> None:
