@@ -66,7 +66,8 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
                 file.truncated("inside its entropy-coded data (no end marker)")
             if found.start() == end:
                 file.corrupt(f"the scan at byte {position} is empty")
-            if interval and body[0] == frame.components and frame.is_sequential:
+            (components,) = struct.unpack_from(">B", body)
+            if interval and components == frame.components and frame.is_sequential:
                 _check_restarts(file, frame, interval, data[end : found.start()])
             scans, end = scans + 1, found.start()
             if scans > _MAX_SCANS:

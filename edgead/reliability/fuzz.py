@@ -278,5 +278,7 @@ def _empty_report() -> dict[str, Any]:
 
 
 def _with_memory(report: dict[str, Any], index: int, *, is_last: bool) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its figure begins with the size of the parent that forked.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return {**report, "peak_rss_mb": peak, "next": index, "is_last": is_last}

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def test_kills_tear_nothing_and_lose_nothing() -> None:
-    figures = crashtest(kills=90)
+    figures = crashtest(kills=45)
     assert figures["problems"] == []
     assert figures["ok"]
     assert (figures["torn"], figures["lost"], figures["left"]) == (0, 0, 0)
@@ -27,7 +27,7 @@ def test_kills_tear_nothing_and_lose_nothing() -> None:
 
 
 def test_writing_in_place_is_found_out() -> None:
-    figures = crashtest(kills=60, plant=True)
+    figures = crashtest(kills=24, plant=True)
     assert not figures["ok"]
     assert figures["torn"] > 0
 
@@ -62,7 +62,7 @@ def test_a_killed_command_leaves_a_whole_bundle(tmp_path: Path, how: str) -> Non
     write_bundle(path, tiny_bundle())
     tests = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", _COMMAND, str(path), tests, how]
-    figures = crashtest_command(command, path, kills=8)
+    figures = crashtest_command(command, path, kills=6)
     assert figures["kills"] > 0
     assert figures["ok"] == (figures["torn"] == 0)
     if how == "whole":
