@@ -342,9 +342,13 @@ class Stream:
                 for lane in self.lanes.values():
                     lane.expire()
                 self._crew.give_up_hung()
+                self._tick()
                 if self._crew.fatal is not None and not self._is_stopping:
                     self._stop()  # nothing can be judged any more
                     self._crew.abandon()
+
+    def _tick(self) -> None:
+        """A turn of the timer, five a second or more."""
 
     def _stop(self) -> None:
         """Take in nothing more and drop what waits. Called under the lock."""

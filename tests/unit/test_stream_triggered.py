@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sqlite3
 import threading
 import time
@@ -184,3 +186,32 @@ def test_a_deadline_of_a_few_ms_over_many_triggers_never_accepts_late() -> None:
                 late.append(n)
         assert station.counts.balanced
     assert late == []
+
+
+def test_systemd_is_fed_while_the_line_sends_nothing_and_not_while_it_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def judge(frame: Frame) -> Detection:
+        release.wait(10)
+        return FakeJudge()(frame)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Triggered(judge, deadline_ms=None) as station:
+            assert b"WATCHDOG=1" in receiver.recv(100)
+            thread = threading.Thread(target=station.on_trigger, args=("1", textured(1)))
+            thread.start()
+            while station.counts.in_flight == 0:
+                time.sleep(0.005)
+            receiver.settimeout(0.01)
+            with contextlib.suppress(TimeoutError):
+                receiver.recv(100)  # one that was sent before the trigger came
+            receiver.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                receiver.recv(100)
+            release.set()
+            thread.join()
