@@ -127,6 +127,7 @@ class FakeCuda:
         module.mem_alloc = lambda nbytes: FakeAllocation(self, nbytes)
         module.mem_get_info = lambda: (1 << 30, 4 << 30)
         module.pagelocked_empty = self._pagelocked
+        module.memcpy_htod = self._htod_now
         module.memcpy_htod_async = self._htod
         module.memcpy_dtoh_async = self._dtoh
         module.memcpy_dtod_async = self._dtod
@@ -147,6 +148,10 @@ class FakeCuda:
         self.call("cuMemcpyHtoDAsync")
         raw = source.reshape(-1).view(np.uint8)
         stream.add(lambda: self._copy(self.at(int(address), raw.nbytes), raw))
+
+    def _htod_now(self, address: int, source: np.ndarray) -> None:
+        self.call("cuMemcpyHtoD")
+        self._copy(self.at(int(address), source.nbytes), source.reshape(-1).view(np.uint8))
 
     def _dtoh(self, target: np.ndarray, address: int, stream: FakeStream) -> None:
         self.call("cuMemcpyDtoHAsync")

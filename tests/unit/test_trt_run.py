@@ -302,7 +302,7 @@ def test_gpu_frame_with_gaps_is_refused(machine):
 
 def test_outputs_stay_on_the_gpu_until_read(machine):
     backend = machine.open(model())
-    request = backend.open_request(device_outputs=True)
+    request = backend.open_request(device_io=True)
     copies = machine.cuda.log.count("cuMemcpyDtoHAsync")
     request.start({"image": FRAME})
     outputs = request.wait()
@@ -358,9 +358,9 @@ def test_jetson_maps_memory_and_copies_nothing(tmp_path, monkeypatch):
 def test_jetson_keeps_outputs_of_kernels_in_device_memory(tmp_path, monkeypatch):
     machine = Machine(monkeypatch, tmp_path, "10.3.0", ORIN)
     backend = machine.open(model())
-    request = backend.open_request(device_outputs=True)
+    request = backend.open_request(device_io=True)
     check(request.infer({"image": FRAME}), FRAME)
-    assert machine.cuda.log.count("cuMemAlloc") == 2
+    assert machine.cuda.log.count("cuMemAlloc") == 3
     backend.close()
 
 

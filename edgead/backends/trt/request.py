@@ -77,7 +77,7 @@ class TrtRequest:
     """
 
     def __init__(
-        self, backend: TrtBackend, execution: Any, *, asks_capturable: bool, device_outputs: bool
+        self, backend: TrtBackend, execution: Any, *, asks_capturable: bool, device_io: bool
     ) -> None:
         self._pid = os.getpid()
         self._backend = backend
@@ -85,7 +85,7 @@ class TrtRequest:
         self._options = backend.options
         self._batch = self._largest = self._options.batch[2]
         self._asks_capturable = asks_capturable
-        self._device_outputs = device_outputs
+        self._device_io = device_io
         self._may_capture = self._options.cuda_graph
         self._graphs: dict[tuple[int, ...], Graph | None] = {}
         self._in_flight = self._to_host = False
@@ -94,16 +94,16 @@ class TrtRequest:
         self.timings_ms: dict[str, float] = {}
         memory = self._options.memory
         maps = memory == "mapped" or (memory == "auto" and backend.gpu.integrated)
-        with backend.context.active() as driver, self._guarded():
+        with backend.context.active() as driver, self.guarded():
             self._stream = driver.Stream(NON_BLOCKING)
             self.stream = int(self._stream.handle)
             self._marks = [driver.Event(self._event_flags(driver)) for _ in range(4)]
             self._inputs = {
-                name: _Slot(driver, spec, self._largest, mapped=maps)
+                name: _Slot(driver, spec, self._largest, mapped=maps and not device_io)
                 for name, spec in backend.inputs.items()
             }
             self._outputs = {
-                name: _Slot(driver, spec, self._largest, mapped=maps and not device_outputs)
+                name: _Slot(driver, spec, self._largest, mapped=maps and not device_io)
                 for name, spec in backend.outputs.items()
             }
 
@@ -114,11 +114,11 @@ class TrtRequest:
             BackendError: FEED for wrong names, shapes or types, BUSY before `wait` has returned,
                 CLOSED, DEVICE_LOST, DEVICE_OOM, BACKEND_ERROR.
         """
-        self._launch(feeds, to_host=not self._device_outputs)
+        self._launch(feeds, to_host=not self._device_io)
 
     def wait(self, timeout_s: float | None = None) -> Mapping[str, Array]:
         """The outputs, valid until the next `start`: NumPy views of page-locked memory, or
-        `DeviceArray` objects of a request that was opened with ``device_outputs``.
+        `DeviceArray` objects of a request that was opened with ``device_io``.
 
         Raises:
             BackendError: NOT_STARTED, INFER_TIMEOUT (the inference goes on: wait again),
@@ -127,6 +127,22 @@ class TrtRequest:
         self._finish(timeout_s)
         if self._to_host:
             return {name: slot.view(self._batch) for name, slot in self._outputs.items()}
+        return self.output_arrays()
+
+    @property
+    def pycuda_stream(self) -> Any:
+        """The request's stream as pycuda takes it."""
+        return self._stream
+
+    def input_array(self, name: str, *, batch: int = 1) -> DeviceArray:
+        """The request's own memory of an input: a kernel on `stream` may write it before `start`."""
+        slot = self._inputs[name]
+        return DeviceArray(slot.pointer, slot.shape(batch), slot.dtype)
+
+    def output_arrays(self) -> dict[str, DeviceArray]:
+        """The outputs where the engine writes them: a kernel on `stream` may read them after `start`,
+        without waiting.
+        """
         return {
             name: DeviceArray(slot.pointer, slot.shape(self._batch), slot.dtype)
             for name, slot in self._outputs.items()
@@ -148,7 +164,7 @@ class TrtRequest:
         slot = self._outputs[name]
         view = slot.view(self._batch)
         if not (slot.is_mapped or self._to_host):
-            with self._backend.context.active() as driver, self._guarded():
+            with self._backend.context.active() as driver, self.guarded():
                 driver.memcpy_dtoh_async(view, slot.pointer, self._stream)
                 self._stream.synchronize()
         return np.array(view)
@@ -188,7 +204,7 @@ class TrtRequest:
     def _launch(self, feeds: Mapping[str, Array], *, to_host: bool) -> None:
         self._check_idle()
         batch = self._checked_batch(feeds)
-        with self._backend.context.active() as driver, self._guarded():
+        with self._backend.context.active() as driver, self.guarded():
             self._marks[0].record(self._stream)
             addresses = tuple(
                 self._bring(driver, slot, feeds[name], batch) for name, slot in self._inputs.items()
@@ -280,7 +296,7 @@ class TrtRequest:
         if not self._in_flight:
             raise BackendError("NOT_STARTED", "wait() before start().", "Call start() first.")
         last = self._marks[3]
-        with self._backend.context.active(), self._guarded():
+        with self._backend.context.active(), self.guarded():
             if timeout_s is None:
                 last.synchronize()
             else:
@@ -340,7 +356,7 @@ class TrtRequest:
         return error_of(f"{backend.name} {backend.version} {what}: {backend.reason()}")
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
         """Translate CUDA's errors, and remember a lost device: nothing is retried on it."""
         try:
             with translated():

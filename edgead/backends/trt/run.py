@@ -169,12 +169,12 @@ class TrtBackend:
         self.inputs: Mapping[str, TensorSpec] = {s.name: s for is_in, s in specs if is_in}
         self.outputs: Mapping[str, TensorSpec] = {s.name: s for is_in, s in specs if not is_in}
 
-    def open_request(self, *, device_outputs: bool = False) -> TrtRequest:
+    def open_request(self, *, device_io: bool = False) -> TrtRequest:
         """A request with an execution context, stream and buffers of its own, run once.
 
         Args:
-            device_outputs: `wait` leaves the outputs in device memory, for kernels that read them
-                there; nothing is copied or mapped.
+            device_io: Inputs and outputs are in device memory, for kernels that write and read
+                them there: `wait` copies nothing back, and nothing is mapped.
 
         Raises:
             BackendError: DEVICE_OOM when the GPU cannot hold it; CLOSED; DEVICE_LOST.
@@ -193,7 +193,7 @@ class TrtBackend:
             self,
             execution,
             asks_capturable=self._row.asks_capturable,
-            device_outputs=device_outputs,
+            device_io=device_io,
         )
         with self._lock:
             self._requests.add(request)
