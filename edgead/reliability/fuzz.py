@@ -43,7 +43,7 @@ def fuzz(
         runs: How many inputs.
         seed: Which inputs.
         minutes: End earlier after this time.
-        keep: Folder that gets the inputs of all findings.
+        keep: Folder that gets the inputs of all findings; made when it is not there.
         plant: Positive control: ``crash``, ``hang``, ``untyped`` or ``accept`` happens once in the
             child, and ``ok`` must come out False.
 
@@ -68,6 +68,7 @@ def fuzz(
         if ends is not None and time.monotonic() > ends:
             break
     if keep is not None:
+        Path(keep).mkdir(parents=True, exist_ok=True)
         for finding in total.findings:
             path = Path(keep) / f"{target}-{seed}-{finding['index']}.bin"
             files.write_bytes(path, fuzz_input(target, seed, finding["index"]))
