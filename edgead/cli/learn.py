@@ -40,12 +40,12 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for bundle and report.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(help="Training time, minutes.")] = 1.0,
+    minutes: Annotated[float, typer.Option(help="Bound on the training time.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
     """The whole path offline on a CPU: train, evaluate, benchmark, report.
 
-    Real photographs (CC0, from scikit-image), simulated defects; no download.
+    A real photograph (CC0, from scikit-image), simulated camera and defects; no download.
     """
     from edgead.demo import run_demo
 

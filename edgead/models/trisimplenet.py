@@ -27,6 +27,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class TrisimpleConfig:
         epochs: Passes over all patches.
         batch_images: Images a step, when ``step_patches`` is None.
         step_patches: Patches a step, drawn across all images; None takes whole images.
+        least_steps: Steps at the least: with few images an epoch is a handful of them.
         standardise: Scale each feature channel to unit variance over the good images first.
         smoothing: Gaussian sigma of the map, input pixels.
     """
@@ -79,6 +81,7 @@ class TrisimpleConfig:
     epochs: int = 160
     batch_images: int = 4
     step_patches: int | None = None
+    least_steps: int = 0
     standardise: bool = False
     smoothing: float = 4.0
 
@@ -92,6 +95,7 @@ class TrisimpleConfig:
             learning_rate=1e-3,
             epochs=12,
             step_patches=4096,
+            least_steps=400,
             standardise=True,
         )
 
@@ -153,7 +157,7 @@ class TrisimpleNet:
         loop.register(
             adaptor=adaptor, discriminator=discriminator, optimiser=optimiser, noise=noise
         )
-        for _ in loop.stage("discriminator", epochs=cfg.epochs):
+        for _ in loop.stage("discriminator", epochs=_epochs(cache, cfg)):
             for patches in _batches(cache, cfg, loop):
                 q = adaptor((patches.to(device) - mean) / deviation)  # (3.5)
                 drawn = torch.randn(q.shape, generator=noise, device=device)
@@ -257,6 +261,13 @@ def _networks(channels: int, hidden: int) -> tuple[nn.Linear, nn.Sequential]:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_normal_(layer.weight)
     return adaptor, discriminator
+
+
+def _epochs(cache: FeatureCache, config: TrisimpleConfig) -> int:
+    """Epochs that give ``least_steps``, and no fewer than the config's own."""
+    images, patches = config.batch_images, config.step_patches
+    steps = cache.shape[0] / images if patches is None else cache.patches / patches
+    return max(config.epochs, math.ceil(config.least_steps / max(steps, 1)))
 
 
 def _batches(cache: FeatureCache, config: TrisimpleConfig, loop: Loop):  # type: ignore[no-untyped-def]
