@@ -19,7 +19,7 @@ constexpr int64_t kElements = 1;
 constexpr int64_t kBlockRows = 5 * kTileRows;
 #endif
 // A block's rows, its strip of scores [kBlockRows, kStripColumns] and a packed panel fit the second-level cache together.
-constexpr int64_t kStripColumns = 512;
+constexpr int64_t kStripColumns = 512 / kTileColumns * kTileColumns;
 constexpr int64_t kStripPitch = kStripColumns + 16;  // no power of two, whose rows would share their cache sets
 constexpr int64_t kMiddleOf = 32;  // centroids whose mean is m; any m is correct
 

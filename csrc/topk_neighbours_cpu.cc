@@ -8,7 +8,8 @@ namespace edgead {
 namespace EDGEAD_ISA {
 namespace {
 
-constexpr int64_t kStripColumns = 1024;  // similarities of a block of rows that are held at a time
+// Similarities of a block of rows that are held at a time; whole panels.
+constexpr int64_t kStripColumns = 1024 / kTileColumns * kTileColumns;
 
 // to = row / |row|; a zero row stays zero.
 void unit_row(const float* row, int64_t channels, float* to) {

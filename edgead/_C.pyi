@@ -43,3 +43,56 @@ def topk_neighbours(
     threads: int,
 ) -> None: ...
 def use_instruction_set(name: str) -> None: ...
+
+# CUDA: pointers as integers.
+class DeviceTable:
+    def __init__(self, host: npt.NDArray[np.generic], device: int) -> None: ...
+    @property
+    def pointer(self) -> int: ...
+
+def built_with_cuda() -> bool: ...
+def device_of(pointer: int) -> int: ...
+def heatmap_on(
+    device: int,
+    stream: int,
+    half: bool,
+    map: int,
+    shape: tuple[int, int, int, int, int],
+    tables: tuple[int, int, int, int],
+    taps: tuple[int, int],
+    threshold: float,
+    out: int,
+    peak: int,
+    mask: int,
+) -> None: ...
+def kmeans_assign_on(
+    device: int,
+    stream: int,
+    half: bool,
+    patches: int,
+    centroids: int,
+    shape: tuple[int, int, int],
+    index: int,
+    distance: int,
+) -> None: ...
+def resize_on(
+    device: int,
+    stream: int,
+    frame: int,
+    row_stride: int,
+    shape: tuple[int, int, int, int, int],
+    tables: tuple[int, int, int, int],
+    taps: tuple[int, int],
+    channels: list[int] | tuple[int, ...],
+    out: int,
+) -> None: ...
+def topk_neighbours_on(
+    device: int,
+    stream: int,
+    half: bool,
+    f: int,
+    g: int,
+    position: int,
+    shape: tuple[int, int, int, int],
+    index: int,
+) -> None: ...

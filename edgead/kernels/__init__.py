@@ -1,7 +1,7 @@
 """The four operations that edgead runs on its own account, on NumPy arrays and on CUDA arrays.
 
 NumPy arrays run in C++ (edgead._C) or, where that was not built or EDGEAD_KERNELS=reference, in NumPy. All checks are
-made here; nothing is written before they have passed. NaN in an input is never hidden: each function says how it
+made before anything is written. NaN in an input is never hidden: each function says how it
 shows.
 
 Letters: N patches or nodes, D and C channels, K centroids or neighbours, B maps, (h, w) -> (H, W) map sizes.
@@ -9,19 +9,38 @@ Letters: N patches or nodes, D and C channels, K centroids or neighbours, B maps
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgead.kernels import _checks as check
-from edgead.kernels import reference
+from edgead.kernels import cuda, reference
 from edgead.kernels._native import implementation, native
 from edgead.kernels.tables import heatmap_table, resize_table
 
-__all__ = ["Heatmap", "heatmap", "implementation", "kmeans_assign", "resize", "topk_neighbours"]
+__all__ = [
+    "CudaArray",
+    "Heatmap",
+    "heatmap",
+    "implementation",
+    "kmeans_assign",
+    "resize",
+    "topk_neighbours",
+]
 
 MAX_SIGMA = 1024.0
+
+
+class CudaArray(Protocol):
+    """An array on a GPU: CuPy, torch, pycuda, or another with this interface (DLPack in is taken too)."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+Floats = npt.NDArray[np.float32] | CudaArray
+Bytes = npt.NDArray[np.uint8] | CudaArray
 
 
 class Heatmap(NamedTuple):
@@ -36,10 +55,12 @@ class Heatmap(NamedTuple):
 
 
 def kmeans_assign(
-    patches: npt.NDArray[np.float32],
-    centroids: npt.NDArray[np.float32],
+    patches: Floats,
+    centroids: Floats,
     *,
     threads: int = 0,
+    out: tuple[Any, Any] | None = None,
+    stream: Any = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Nearest centroid of each patch.
 
@@ -50,6 +71,8 @@ def kmeans_assign(
         patches: Patch features. [N, D] float32; N may be 0.
         centroids: [K, D] float32, K >= 1.
         threads: CPU threads; 0 takes all that the process may use.
+        out: CUDA arrays only: (index, distance) to write.
+        stream: CUDA arrays only: where to launch; None takes the current stream of their library.
 
     Returns:
         index: Row of `centroids`; the lowest on a tie. With a NaN in the patch or in a centroid, the first centroid
@@ -62,15 +85,12 @@ def kmeans_assign(
 
     Source: DFDA-AD's classifier, Masoudi, J. Modeling in Engineering 22(79), 2024.
     """
+    if cuda.is_device_array(patches):
+        return cuda.kmeans_assign(patches, centroids, out=out, stream=stream)
+    check.host_only(out, stream)
     patches = check.floats("patches", patches, "ND")
     centroids = check.floats("centroids", centroids, "KD")
-    check.same(
-        patches.shape[1] == centroids.shape[1],
-        f"patches {patches.shape} and centroids {centroids.shape} disagree in D; expected [N, D] and [K, D].",
-    )
-    check.same(
-        len(centroids) > 0, f"centroids has shape {centroids.shape}; expected [K, D] with K >= 1."
-    )
+    check.cluster_shapes(patches.shape, centroids.shape)
     threads = check.threads(threads)
     module = native()
     if module is None:
@@ -81,12 +101,14 @@ def kmeans_assign(
 
 
 def topk_neighbours(
-    f: npt.NDArray[np.float32],
-    g: npt.NDArray[np.float32],
-    position: npt.NDArray[np.float32] | None,
+    f: Floats,
+    g: Floats,
+    position: Floats | None,
     k: int,
     *,
     threads: int = 0,
+    out: Any = None,
+    stream: Any = None,
 ) -> npt.NDArray[np.int32]:
     """The k nodes most similar to each node: cos(f, g^T) - position, largest first.
 
@@ -96,6 +118,8 @@ def topk_neighbours(
         position: Position similarity that is subtracted, or None. [N, N] float32.
         k: Neighbours per node, 1 <= k <= N.
         threads: CPU threads; 0 takes all that the process may use.
+        out: CUDA arrays only: the index to write.
+        stream: CUDA arrays only: where to launch; None takes the current stream of their library.
 
     Returns:
         Indices of the neighbours. On a tie the lower index comes first; a NaN similarity comes before every number, so
@@ -107,17 +131,14 @@ def topk_neighbours(
 
     Source: SLSG's sparse graph, W_s = cos(f(X), g(X)^T) - cos(P, P^T).
     """
+    if cuda.is_device_array(f):
+        return cuda.topk_neighbours(f, g, position, k, out=out, stream=stream)
+    check.host_only(out, stream)
     f = check.floats("f", f, "BNC")
     g = check.floats("g", g, "BNC")
-    check.same(f.shape == g.shape, f"f {f.shape} and g {g.shape} differ; expected both [B, N, C].")
-    nodes = f.shape[1]
     if position is not None:
         position = check.floats("position", position, "NN")
-        check.same(
-            position.shape == (nodes, nodes),
-            f"position has shape {position.shape}; expected [N, N] = {(nodes, nodes)} for f {f.shape}.",
-        )
-    k = check.integer("k", k, 1, nodes)
+    k = check.node_shapes(f.shape, g.shape, None if position is None else position.shape, k)
     threads = check.threads(threads)
     module = native()
     if module is None:
@@ -128,13 +149,14 @@ def topk_neighbours(
 
 
 def heatmap(
-    anomaly_map: npt.NDArray[np.float32],
+    anomaly_map: Floats,
     size: tuple[int, int],
     *,
     sigma: float,
     threshold: float | None = None,
-    out: npt.NDArray[np.float32] | None = None,
     threads: int = 0,
+    out: Any = None,
+    stream: Any = None,
 ) -> Heatmap:
     """Bilinear up-sampling and Gaussian smoothing in one pass, with the maximum and the mask.
 
@@ -146,8 +168,9 @@ def heatmap(
         size: (H, W) of the result.
         sigma: Standard deviation of the Gaussian in pixels of the result; 0 only up-samples.
         threshold: Pixels above it are marked in the mask; None makes no mask.
-        out: Where to write the map, [B, H, W] float32; None allocates it.
         threads: CPU threads; 0 takes all that the process may use.
+        out: Where to write the map, [B, H, W] float32; None allocates it. With CUDA arrays also a `Heatmap`.
+        stream: CUDA arrays only: where to launch; None takes the current stream of their library.
 
     Returns:
         The smoothed map, its peak and its mask. A NaN covers the pixels within its reach, makes the peak NaN and is
@@ -157,15 +180,16 @@ def heatmap(
         TypeError: Not a NumPy array of float32, or an argument of another type.
         ValueError: Wrong rank, an empty map, or sigma, size, threshold or threads out of range.
     """
-    anomaly_map = check.floats("anomaly_map", anomaly_map, "Bhw")
-    batch, height, width = anomaly_map.shape
-    check.same(
-        height > 0 and width > 0, f"anomaly_map has shape {anomaly_map.shape}; expected h, w >= 1."
-    )
     size = check.size(size)
     sigma = check.non_negative("sigma", sigma, MAX_SIGMA)
     if threshold is not None:
         threshold = check.real("threshold", threshold)
+    if cuda.is_device_array(anomaly_map):
+        return Heatmap(*cuda.heatmap(anomaly_map, size, sigma, threshold, out=out, stream=stream))
+    check.host_only(None, stream)
+    anomaly_map = check.floats("anomaly_map", anomaly_map, "Bhw")
+    check.map_shape(anomaly_map.shape)
+    batch, height, width = anomaly_map.shape
     threads = check.threads(threads)
     smoothed: npt.NDArray[np.float32] = check.output(
         out, (batch, *size), np.float32, (anomaly_map,)
@@ -186,13 +210,14 @@ def heatmap(
 
 
 def resize(
-    frame: npt.NDArray[np.uint8],
+    frame: Bytes,
     size: tuple[int, int],
     *,
     crop: tuple[int, int, int, int] | None = None,
     channels: tuple[int, ...] | None = None,
-    out: npt.NDArray[np.uint8] | None = None,
     threads: int = 0,
+    out: Any = None,
+    stream: Any = None,
 ) -> npt.NDArray[np.uint8]:
     """Crop, resize and reorder the channels of a frame; the same bits on every machine.
 
@@ -206,8 +231,9 @@ def resize(
         crop: (x0, y0, x1, y1) in pixels, x1 and y1 excluded; pixels outside it are never read. None takes all.
         channels: Source channel of each channel of the result, such as (2, 1, 0), or (0, 0, 0) to replicate a mono
             frame; None keeps them.
-        out: Where to write the result, [h, w, C'] uint8; None allocates it.
         threads: CPU threads; 0 takes all that the process may use.
+        out: Where to write the result, [h, w, C'] uint8; None allocates it.
+        stream: CUDA arrays only: where to launch; None takes the current stream of their library.
 
     Returns:
         [h, w, C'] uint8.
@@ -216,16 +242,12 @@ def resize(
         TypeError: Not a NumPy array of uint8, or an argument of another type.
         ValueError: Wrong rank or channel count, an empty frame, or an argument out of range.
     """
-    check.shaped("frame", frame, "HWC")
-    if frame.dtype != np.uint8:
-        raise TypeError(f"frame is {frame.dtype}; expected uint8.")
-    height, width, depth = frame.shape
-    check.same(
-        depth in (1, 3, 4) and 1 <= height <= check.MAX_SIDE and 1 <= width <= check.MAX_SIDE,
-        f"frame has shape {frame.shape}; expected [H, W, C] with sides from 1 to {check.MAX_SIDE} and 1, 3 or 4 "
-        "channels.",
-    )
     size = check.size(size)
+    if cuda.is_device_array(frame):
+        return cuda.resize(frame, size, crop, channels, out=out, stream=stream)
+    check.host_only(None, stream)
+    frame = check.frame(frame)
+    height, width, depth = frame.shape
     channels = check.channels(channels, depth)
     x0, y0, x1, y1 = check.crop(crop, height, width)
     threads = check.threads(threads)

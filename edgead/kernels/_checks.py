@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -125,3 +125,61 @@ def output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: tuple[Any, ...]
     if any(isinstance(array, np.ndarray) and np.may_share_memory(out, array) for array in inputs):
         raise ValueError("out shares memory with an input; expected an array of its own.")
     return out
+
+
+def cluster_shapes(patches: tuple[int, ...], centroids: tuple[int, ...]) -> None:
+    """[N, D] and [K, D] that agree in D, with K >= 1."""
+    same(
+        patches[1] == centroids[1],
+        f"patches {patches} and centroids {centroids} disagree in D; expected [N, D] and [K, D].",
+    )
+    same(centroids[0] > 0, f"centroids has shape {centroids}; expected [K, D] with K >= 1.")
+
+
+def node_shapes(
+    f: tuple[int, ...], g: tuple[int, ...], position: tuple[int, ...] | None, k: Any
+) -> int:
+    """[B, N, C] twice and [N, N], and k from 1 to N, which is returned."""
+    same(f == g, f"f {f} and g {g} differ; expected both [B, N, C].")
+    nodes = f[1]
+    same(nodes > 0, f"f has shape {f}; expected [B, N, C] with N >= 1.")
+    same(
+        position is None or position == (nodes, nodes),
+        f"position has shape {position}; expected [N, N] = {(nodes, nodes)} for f {f}.",
+    )
+    return integer("k", k, 1, nodes)
+
+
+def map_shape(shape: tuple[int, ...]) -> None:
+    """[B, h, w] with maps that are not empty."""
+    same(
+        0 < shape[1] <= MAX_SIDE and 0 < shape[2] <= MAX_SIDE,
+        f"anomaly_map has shape {shape}; expected [B, h, w] with sides from 1 to {MAX_SIDE}.",
+    )
+
+
+def frame_shape(shape: tuple[int, ...]) -> None:
+    """[H, W, C] with 1, 3 or 4 channels."""
+    same(
+        shape[2] in (1, 3, 4) and 1 <= shape[0] <= MAX_SIDE and 1 <= shape[1] <= MAX_SIDE,
+        f"frame has shape {shape}; expected [H, W, C] with sides from 1 to {MAX_SIDE} and 1, 3 or 4 channels.",
+    )
+
+
+def frame(array: Any) -> npt.NDArray[np.uint8]:
+    """A camera frame [H, W, C] of uint8, not copied."""
+    shaped("frame", array, "HWC")
+    if array.dtype != np.uint8:
+        raise TypeError(f"frame is {array.dtype}; expected uint8.")
+    frame_shape(array.shape)
+    return cast("npt.NDArray[np.uint8]", array)
+
+
+def host_only(out: Any, stream: Any) -> None:
+    """`out` tuples and streams belong to CUDA arrays."""
+    if stream is not None:
+        raise ValueError("stream was given with NumPy arrays; expected None, or CUDA arrays.")
+    if out is not None:
+        raise ValueError(
+            "out was given with NumPy arrays; expected None: results are new NumPy arrays."
+        )

@@ -128,5 +128,5 @@ def heatmap_table(n_in: int, n_out: int, sigma: float) -> HeatmapTable:
 def _bounds(used: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """First and past-the-last True of each row; (0, 0) for a row without any."""
     lo, hi = used.argmax(axis=1), used.shape[1] - used[:, ::-1].argmax(axis=1)
-    bounds = np.where(used.any(axis=1)[:, None], np.stack([lo, hi], axis=1), 0)
+    bounds = np.stack([lo, hi], axis=1) * used.any(axis=1, keepdims=True)
     return np.ascontiguousarray(bounds, dtype=np.int32)

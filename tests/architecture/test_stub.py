@@ -21,9 +21,11 @@ def test_the_stub_matches_the_module() -> None:
         for node in stub.body
         if isinstance(node, ast.FunctionDef)
     }
+    classes = {node.name for node in stub.body if isinstance(node, ast.ClassDef)}
     built = {
         name: re.findall(r"(\w+): ", getattr(module, name).__doc__.split(") ->")[0])
         for name in dir(module)
-        if callable(getattr(module, name))
+        if callable(getattr(module, name)) and not isinstance(getattr(module, name), type)
     }
     assert written == built
+    assert classes == {name for name in dir(module) if isinstance(getattr(module, name), type)}
