@@ -7,7 +7,7 @@ import pytest
 from edgead.testing import chaos_controls
 from edgead.testing.audit import Audit, MemoryTrend
 from edgead.testing.chaos import SMOKE, chaos
-from edgead.testing.chaos_frames import faults_in_threads, overload, planted
+from edgead.testing.chaos_frames import deadlines, faults_in_threads, planted
 
 
 def test_the_smoke_run_holds() -> None:
@@ -25,7 +25,7 @@ def test_the_smoke_run_holds() -> None:
 
 def test_a_seed_is_a_plan() -> None:
     assert planted(1, 50) == planted(1, 50) != planted(2, 50)
-    assert overload(5, 1200) == overload(5, 1200)
+    assert deadlines(5, 300) == deadlines(5, 300)
 
 
 @pytest.mark.parametrize(
