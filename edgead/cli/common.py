@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _errors = Console(stderr=True, highlight=False)
-_output = Console(highlight=False)
+_PIPE_WIDTH = 1000
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edgead file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -50,7 +50,9 @@ def emit(result: Mapping[str, Any], as_json: bool, shown: Callable[[], Any]) -> 
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         sys.stdout.flush()
     else:
-        _output.print(shown(), soft_wrap=True)
+        # Into a file or a pipe nothing is cut to a terminal's width.
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        Console(highlight=False, width=width).print(shown(), soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
@@ -59,7 +61,7 @@ def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
         title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
     )
     made.add_column(style="bold")
-    made.add_column()
+    made.add_column(overflow="fold")
     for name, value in rows:
         made.add_row(name, value if isinstance(value, str) else number(value))
     return made
