@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from edgead.errors import ConfigError
 
@@ -63,7 +64,8 @@ def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
     made.add_column(style="bold")
     made.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(name, value if isinstance(value, str) else number(value))
+        # Text, not markup: messages hold brackets, e.g. pip install 'edgead[cpu]'.
+        made.add_row(Text(name), Text(value if isinstance(value, str) else number(value)))
     return made
 
 

@@ -80,6 +80,10 @@ def run(
     deadline_ms: Annotated[
         float | None, typer.Option(help="A verdict leaves in this time, UNKNOWN if need be.")
     ] = None,
+    journal: Annotated[Path | None, typer.Option(help="SQLite file: one row a frame.")] = None,
+    save_rejects: Annotated[
+        Path | None, typer.Option(help="Folder for replay files of what was not accepted.")
+    ] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
@@ -91,7 +95,13 @@ def run(
 
     with Detector(bundle, backend=backend, precision=precision) as detector:
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}")
-        with detector.stream(source, policy=policy, deadline_ms=deadline_ms) as outcomes:
+        with detector.stream(
+            source,
+            policy=policy,
+            deadline_ms=deadline_ms,
+            journal=journal,
+            save_rejects=save_rejects,
+        ) as outcomes:
             say(f"policy: {outcomes.policy}")
             for outcome in outcomes:
                 sys.stdout.write(json.dumps(outcome.to_json()) + "\n")

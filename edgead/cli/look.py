@@ -91,17 +91,15 @@ def doctor(as_json: JsonOption = False) -> None:
     from edgead.doctor import examine
 
     result = examine()
-    rows = [(name, _line(value)) for name, value in result.items()]
+    rows: list[tuple[str, Any]] = [
+        (one["name"], f"{one['status']}: {one['text']} {one['hint']}".rstrip())
+        for one in result["checks"]
+    ]
+    for name, backend in result["backends"].items():
+        usable = "usable" if backend["usable"] else "not usable"
+        rows.append((f"  {name}", f"{usable}: {backend['why']}"))
     emit(result, as_json, lambda: table("doctor", rows))
 
 
 def _size(size: tuple[int, int] | None) -> str:
     return "any size" if size is None else f"{size[1]}x{size[0]}"
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_line(entry)}" for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return "; ".join(_line(entry) for entry in value) or "none"
-    return number(value)
