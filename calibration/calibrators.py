@@ -26,7 +26,7 @@ _CANDIDATES = 96  # clipping points that entropy and mse compare
 
 
 class Histogram:
-    """Counts of \\|x\\| in 2048 equal bins; the range doubles, by joining bins in pairs, when it must.
+    """Counts of magnitudes in 2048 equal bins; the range doubles, by joining bins in pairs, when it must.
 
     Attributes:
         low: Smallest value seen.
@@ -74,7 +74,7 @@ class Histogram:
         largest = max(abs(self.low), abs(self.high))
         if self._top == 0.0 or calibrator.method == "minmax":
             return largest
-        edges = (np.arange(_BINS) + 1) * (self._top / _BINS)
+        edges = np.arange(1, _BINS + 1, dtype=np.float64) * (self._top / _BINS)
         if calibrator.method == "percentile":
             share = np.cumsum(self._counts) / self._counts.sum()
             found = edges[int(np.searchsorted(share, calibrator.percentile / 100))]

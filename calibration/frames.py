@@ -99,12 +99,10 @@ def gather(
     order = rng.permutation(good).tolist()
     rest = [i for i in range(len(paths)) if i not in set(order)]
     share = 2 * len(order) // 3 if labelled else len(order) // 3
-    calibrate, choose = order[: min(CALIBRATE, share)], order[share:][:CHOOSE]
+    calibrate, choose = order[: min(CALIBRATE, share)], order[share : 2 * share][:CHOOSE]
     prove = [i for i in [*order, *rest] if i not in {*calibrate, *choose}]
     if len(calibrate) < 16:
-        _log.warning(
-            "%d images calibrate; 16 or more make INT8 ranges that hold.", len(calibrate)
-        )
+        _log.warning("%d images calibrate; 16 or more make INT8 ranges that hold.", len(calibrate))
     proof = (
         proof_frames(source, scorer, size, seed=seed)
         if labelled
@@ -227,7 +225,5 @@ def _check_good(scores: Sequence[float], paths: Sequence[Path], limits: Threshol
 
 def _tail(count: int, total: int, rate: float) -> float:
     """P(at least ``count`` of ``total``) for a binomial of this rate."""
-    below = sum(
-        math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count)
-    )
+    below = sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count))
     return 1 - below

@@ -18,8 +18,7 @@ def float_tensors(model: onnx.ModelProto) -> list[str]:
     typed = onnx.shape_inference.infer_shapes(model)
     graph = typed.graph
     kinds = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.value_info, *graph.output)
+        value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)
     }
     made = [name for node in graph.node for name in node.output]
     return [name for name in made if kinds.get(name) == onnx.TensorProto.FLOAT]

@@ -126,10 +126,10 @@ def agreement(
     in_band = np.abs(reference.scores - threshold) <= limits.band * scale
     labels = np.array([frame.is_defect for frame in frames])
     before, after = image_auroc(reference.scores, labels), image_auroc(found.scores, labels)
-    smoothed = [_smoothed(manifest, one) for one in (reference, found)]
-    pixels = [_pixel_auroc(frames, maps) for maps in smoothed]
-    correlations = [_correlation(a, b) for a, b in zip(*smoothed, strict=True)]
-    overlaps = _overlaps(*smoothed, manifest.thresholds.pixel_threshold)
+    before_maps, after_maps = _smoothed(manifest, reference), _smoothed(manifest, found)
+    pixels = [_pixel_auroc(frames, maps) for maps in (before_maps, after_maps)]
+    correlations = [_correlation(a, b) for a, b in zip(before_maps, after_maps, strict=True)]
+    overlaps = _overlaps(before_maps, after_maps, manifest.thresholds.pixel_threshold)
     return Agreement(
         frames=len(frames),
         rank_correlation=_correlation(_ranks(reference.scores), _ranks(found.scores)),
@@ -155,9 +155,7 @@ def _smoothed(manifest: Manifest, scores: Scores) -> list[NDArray[np.float32]]:
     return [smooth(one[None], size, sigma)[0] for one in scores.maps]
 
 
-def _pixel_auroc(
-    frames: Sequence[ProofFrame], maps: Sequence[NDArray[np.float32]]
-) -> float | None:
+def _pixel_auroc(frames: Sequence[ProofFrame], maps: Sequence[NDArray[np.float32]]) -> float | None:
     pairs = [(m, f.mask) for m, f in zip(maps, frames, strict=True) if f.mask is not None]
     if not any(mask.any() for _, mask in pairs):
         return None

@@ -47,6 +47,8 @@ def corrected(
         if weight in weights and bias in weights and source in ranges:
             _add_twin(probe.graph, node, numpy_helper.to_array(weights[weight]), ranges[source])
             layers.append((node.output[0], bias))
+    if not layers:
+        return model
     names = [name for output, _ in layers for name in (output, _twin(output))]
     totals: dict[str, NDArray[np.float64]] = {}
     used = tensors[:_FRAMES]

@@ -91,7 +91,11 @@ def issue(
         "limits": asdict(limits),
         "search": [dict(row) for row in search],
     }
-    figures: dict[str, Any] = {"speedup": 0.0, "bytes": sizes[member], "size_ratio": sizes[member] / sizes["model.onnx"]}  # fmt: skip
+    figures: dict[str, Any] = {
+        "speedup": 0.0,
+        "bytes": sizes[member],
+        "size_ratio": sizes[member] / sizes["model.onnx"],
+    }
     reasons: list[str] = []
     try:
         engine = open_backend(backend, bundle.members, precision=precision, threads=threads)
@@ -164,9 +168,7 @@ def certify(
     return {"certificates": made}
 
 
-def merged(
-    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Certificates with new ones put in the place of those of the same precision, back end and device."""
 
     def key(one: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -189,9 +191,7 @@ def _is_held(bundle: Bundle, backend: str, precision: str) -> bool:
     return True
 
 
-def _speed(
-    bundle: Bundle, base: Backend, engine: Backend, one: ProofFrame
-) -> dict[str, float]:
+def _speed(bundle: Bundle, base: Backend, engine: Backend, one: ProofFrame) -> dict[str, float]:
     """Medians of both engines in turns; a pause lets the threads of the one before come to rest."""
     tensor = Scorer(bundle, base, check_ranges=False)(one.frame).tensor[None]
     requests = {"fp32": base.open_request(), "this": engine.open_request()}

@@ -27,7 +27,9 @@ __all__ = ["FP16_LIMIT", "RangeProof", "half_model", "prove_ranges"]
 FP16_LIMIT: Final = 16_000.0
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 #: Their result type is an attribute or fixed; they stay as they are.
-_AS_THEY_ARE = frozenset({"Constant", "ConstantOfShape", "Range", "DequantizeLinear", "QuantizeLinear"})
+_AS_THEY_ARE = frozenset(
+    {"Constant", "ConstantOfShape", "Range", "DequantizeLinear", "QuantizeLinear"}
+)
 #: Inputs that are float32 whatever the data is: Resize's roi and scales.
 _FIXED_INPUTS = {"Resize": frozenset({1, 2})}
 
@@ -64,7 +66,7 @@ def prove_ranges(
         keep: Nodes that stay float32 for other reasons.
         limit: Magnitude that a float16 tensor must stay under.
     """
-    largest: dict[str, float] = {name: 0.0 for name in float_tensors(model)}
+    largest: dict[str, float] = dict.fromkeys(float_tensors(model), 0.0)
     for values in watch(model, tensors, list(largest)):
         for name, array in values.items():
             top = float(np.abs(array).max()) if array.size else 0.0
@@ -99,7 +101,10 @@ def half_model(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     graph = typed.graph
     for node in graph.node:
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+        if any(
+            a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            for a in node.attribute
+        ):
             raise BundleError(
                 "HALF_SUBGRAPH", f"node {node.name} holds a graph; FP16 is made of plain graphs."
             )

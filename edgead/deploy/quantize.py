@@ -204,7 +204,7 @@ class _Job:
             for one in self.made
             if one["precision"] == precision and not one["passed"]
         ]
-        note = f"{precision} was not added. {' '.join(reasons)}{closest}".strip()
+        note = " ".join(part for part in (f"{precision} was not added.", *reasons, closest) if part)
         _log.warning("%s", note)
         self.notes.append(note)
         self.made = [one for one in self.made if one["precision"] != precision]
@@ -269,19 +269,21 @@ class _Plans:
         except BackendError as error:
             _log.info("%s: %s", plan.key, error)
             return None
-        return agreement(
-            self._manifest, job.frames.choose, self._reference, found, job.limits
-        )
+        return agreement(self._manifest, job.frames.choose, self._reference, found, job.limits)
 
 
 def _closest(search: Search) -> str:
     best: Trial | None = search.closest()
     if best is None or best.agreement is None:
-        return " No INT8 model ran."
-    cut = " The search was cut off by its budget; repeat the command to go on." if search.is_cut_off else ""
+        return "No INT8 model ran."
+    cut = (
+        " The search was cut off by its budget; repeat the command to go on."
+        if search.is_cut_off
+        else ""
+    )
     missed = "; ".join(best.agreement.misses(search.limits)) or "nothing on the choosing frames"
     return (
-        f" Closest: {best.plan.calibrator}, {len(best.plan.kept)} of {len(search.nodes)} layers in "
+        f"Closest: {best.plan.calibrator}, {len(best.plan.kept)} of {len(search.nodes)} layers in "
         f"floating point, score change {best.error():.3g} of score_scale; missed: {missed}.{cut}"
     )
 
@@ -301,9 +303,7 @@ def _model_hash(bundle: Bundle) -> str:
     return bundle.manifest.members[MODEL].sha256
 
 
-def _check(
-    bundle: Bundle, precisions: Sequence[str], *, replace: bool, path: str | Path
-) -> None:
+def _check(bundle: Bundle, precisions: Sequence[str], *, replace: bool, path: str | Path) -> None:
     for precision in precisions:
         if precision not in PRECISIONS:
             raise ConfigError(

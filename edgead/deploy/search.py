@@ -127,8 +127,9 @@ class Search:
             max_error = found.error() / 2
 
     def closest(self) -> Trial | None:
-        """The trial with the least score change."""
-        return min(self.trials, key=Trial.error, default=None)
+        """The trial with the least score change; one of a single quantised layer is no candidate."""
+        whole = [t for t in self.trials if len(t.plan.kept) < len(self.nodes) - 1]
+        return min(whole, key=Trial.error, default=None)
 
     def _find(self, max_error: float) -> Trial | None:
         whole = [self._try(Plan(one, self.kept), "calibrators") for one in CALIBRATORS]
@@ -153,7 +154,7 @@ class Search:
         harms: list[tuple[float, str]] = []
         for name in free:
             alone = frozenset(self.nodes) - {name}
-            trial = self._try(replace(start.plan, kept=alone), "sensitivity")
+            trial = self._try(Plan(start.plan.calibrator, alone), "sensitivity")
             if trial is None:
                 return None
             harms.append((trial.error(), name))

@@ -17,7 +17,11 @@ from edgead.onnx_walk import check_model
 
 
 def run(model: onnx.ModelProto, image, backend=OnnxRuntimeBackend, precision="fp16"):
-    return backend(model.SerializeToString(), precision=precision).open_request().infer({"image": image})
+    return (
+        backend(model.SerializeToString(), precision=precision)
+        .open_request()
+        .infer({"image": image})
+    )
 
 
 @pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
@@ -81,7 +85,9 @@ def test_control_flow_is_refused():
         [],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
-    node = helper.make_node("If", ["flag"], ["out"], name="branch", then_branch=then, else_branch=then)
+    node = helper.make_node(
+        "If", ["flag"], ["out"], name="branch", then_branch=then, else_branch=then
+    )
     graph = helper.make_graph(
         [node],
         "edgead",

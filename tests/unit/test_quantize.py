@@ -86,7 +86,11 @@ def test_kept_nodes_read_floats():
 
 def test_residual_sums_are_quantised_unless_only_layers_are_asked_for():
     assert quantisable(residual_net()) == NODES
-    assert quantisable(residual_net(), layout="conv-only") == ["stem/Conv", "block/Conv", "score/Conv"]
+    assert quantisable(residual_net(), layout="conv-only") == [
+        "stem/Conv",
+        "block/Conv",
+        "score/Conv",
+    ]
 
 
 def test_a_missing_range_is_named_without_a_native_error():
@@ -116,6 +120,11 @@ def test_bias_correction_removes_a_known_shift():
     after = np.abs(means["fixed"] - means["fp32"]).max()
     assert before > 0.1
     assert after < before / 50
+
+
+def test_layers_without_a_bias_are_left_alone():
+    model = residual_net()
+    assert bias.corrected(model, ranges(model), {"block/Add", "score/Conv"}, pictures(2)) is model
 
 
 GOOD = Agreement(
