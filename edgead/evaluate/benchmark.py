@@ -26,6 +26,7 @@ from edgead.errors import ConfigError
 from edgead.evaluate import data
 from edgead.frame import Frame
 from edgead.golden import golden_frame
+from edgead.power import PowerMeter
 from edgead.preprocess import Preprocess
 
 __all__ = ["benchmark"]
@@ -71,6 +72,7 @@ def benchmark(
             runner.raw()
             runner.judge()
         raw, whole = _in_turn(runner.raw, runner.judge, seconds)
+        power = _power(runner.judge, seconds / 2)
         paced = None
         if period_ms is not None:
             paced = _percentiles(_paced(runner.judge, period_ms / 1e3, seconds))
@@ -91,7 +93,7 @@ def benchmark(
             "batch": [_batched(runner, n, seconds / len(BATCHES)) for n in BATCHES],
             "paced": paced,
             "line_rate": None,
-            "power": _power(),
+            "power": power,
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "machine": _machine(runner.engine.device),
         }
@@ -181,6 +183,15 @@ def _paced(call: Callable[[], float], period: float, seconds: float) -> list[flo
     return spent
 
 
+def _power(call: Callable[[], float], seconds: float) -> dict[str, Any]:
+    """Watts and millijoules a frame while frames are judged without pause; None without a sensor."""
+    with PowerMeter() as meter:
+        spent: list[float] = []
+        while sum(spent) < (seconds if meter.source else 0.0):
+            spent.append(call())
+    return meter.to_json(len(spent), sum(spent))
+
+
 def _batched(runner: _Runner, count: int, seconds: float) -> dict[str, float]:
     spent: list[float] = []
     end = time.perf_counter() + seconds
@@ -221,8 +232,3 @@ def _machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "load": os.getloadavg()[0],
     }
-
-
-def _power() -> dict[str, Any] | None:
-    """Watts and millijoules a frame need a sensor; without one nothing is pretended."""
-    return None
