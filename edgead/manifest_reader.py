@@ -167,7 +167,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("head.top", lambda v: v >= 1, "1 or more"),
     ("units.mm_per_px", lambda v: v > 0, "above 0"),
     ("units.min_area_px", lambda v: v >= 0, "0 or more"),
-    ("thresholds.score_scale", lambda v: v >= 0, "0 or more"),
+    ("thresholds.score_scale", lambda v: v > 0, "above 0"),
     ("thresholds.false_reject_rate", lambda v: 0 <= v <= 1, "0..1"),
     ("thresholds.bound", lambda v: 0 <= v <= 1, "0..1"),
     ("thresholds.confidence", lambda v: 0 <= v <= 1, "0..1"),

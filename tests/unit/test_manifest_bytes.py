@@ -80,3 +80,13 @@ def test_a_program_is_reserved_and_refused():
         "[KEY_UNKNOWN] manifest.json: unknown key 'programme' at the top (did you mean 'program'?). "
         "Make the bundle with this edgead, or upgrade it."
     )
+
+
+def test_a_score_scale_of_zero_divides_nothing():
+    tree = json.loads(written())
+    tree["thresholds"]["score_scale"] = 0.0
+    with pytest.raises(BundleError) as error:
+        parse_manifest(json.dumps(tree).encode())
+    assert str(error.value) == (
+        "[MANIFEST] manifest.json: thresholds.score_scale is 0.0; want above 0. Make the bundle again."
+    )
