@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # Not at run time: the engine build's child process passes here and must not load NumPy.
     from edgead.backends.base import Backend
 
-__all__ = ["BACKENDS", "PRECISIONS", "member_for", "open_backend"]
+__all__ = ["BACKENDS", "PRECISIONS", "member_for", "members_for", "open_backend"]
 
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -30,7 +30,16 @@ _DEFAULTS = {
 
 
 def member_for(backend: str, precision: str, members: Mapping[str, bytes]) -> str:
-    """Name of the bundle member that serves ``precision`` on ``backend``.
+    """Name of the bundle member that serves ``precision`` on ``backend`` best.
+
+    Raises:
+        As `members_for`.
+    """
+    return members_for(backend, precision, members)[0]
+
+
+def members_for(backend: str, precision: str, members: Mapping[str, bytes]) -> list[str]:
+    """Names of the bundle members that can serve ``precision`` on ``backend``, best first.
 
     Raises:
         ConfigError: BACKEND_UNKNOWN or PRECISION_UNKNOWN.
@@ -49,9 +58,9 @@ def member_for(backend: str, precision: str, members: Mapping[str, bytes]) -> st
     names = _MEMBERS.get((backend, precision), _DEFAULTS.get(precision))
     if names is None:
         raise BackendError("PRECISION", f"{backend} does not compute in {precision}.")
-    for name in names:
-        if name in members:
-            return name
+    found = [name for name in names if name in members]
+    if found:
+        return found
     raise BundleError(
         "PRECISION_MISSING",
         f"the bundle holds no {precision} model for {backend}.",
@@ -83,5 +92,12 @@ def open_backend(
         return OnnxRuntimeBackend(model, precision=precision, threads=threads)
     from edgead.backends import trt
 
-    opened: Backend = trt.open_backend(model, name=name, precision=precision)
+    # One engine may refuse a form of Q/DQ that its sister takes; the next form is as good.
+    others = members_for(name, precision, members)[1:]
+    opened: Backend = trt.open_backend(
+        model,
+        name=name,
+        precision=precision,
+        fallbacks=[(precision, members[other]) for other in others],
+    )
     return opened

@@ -109,28 +109,53 @@ def build(
         Path | None, typer.Option(help="Engine file; the user's cache by default.")
     ] = None,
     optimization_level: Annotated[int, typer.Option(help="Builder effort, 0 to 5.")] = 3,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while a camera loop runs on this machine.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build an engine ahead of time.
 
     Example: edgead build part.edgead --backend tensorrt-rtx --target sm86 --precision int8
     """
-    from edgead.backends import member_for
-    from edgead.backends.trt import build_engine
+    from edgead.backends import members_for
+    from edgead.backends.trt import TrtOptions, build_engine
     from edgead.bundle import read_bundle
 
     members = read_bundle(bundle).members
-    result = build_engine(
-        members[member_for(backend, precision, members)],
-        name=backend,
-        precision=precision,
-        target=target,
-        out=out,
-        optimization_level=optimization_level,
-    )
-    shown = ("engine", "seconds", "bytes", "key", "precision")
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in result.items()}
-    emit(plain, as_json, lambda: table("engine", [(key, plain[key]) for key in shown]))
+    first, *others = members_for(backend, precision, members)
+    # An INT8 engine that is refused falls back to the other form of Q/DQ, then to FP16, and says so.
+    fallbacks = [(precision, members[name]) for name in others]
+    if precision == "int8" and "model.fp16.onnx" in members:
+        fallbacks.append(("fp16", members["model.fp16.onnx"]))
+    with progress_bar() as bar:
+        result = build_engine(
+            members[first],
+            name=backend,
+            precision=precision,
+            target=target,
+            out=out,
+            optimization_level=optimization_level,
+            fallbacks=fallbacks,
+            options=TrtOptions(
+                force=force, bundle=str(bundle), on_progress=lambda event: _built(event, bar)
+            ),
+        )
+    for note in result["notes"]:
+        say(note)
+    shown = ("engine", "seconds", "bytes", "key", "sha256", "precision")
+    emit(result, as_json, lambda: table("engine", [(key, result[key]) for key in shown]))
+
+
+def _built(event: dict[str, Any], bar: Any) -> None:
+    """Show one event of a build."""
+    if "estimate" in event:
+        told = event["estimate"]
+        last = f"; {told['seconds']:.0f} s the last time" if told["seconds"] else ""
+        say(f"about {told['needs'] / 1e9:.1f} GB of memory, without workspace{last}")
+    if "progress" in event:
+        at = event["progress"]
+        bar(at["phase"], at["step"] / max(at["steps"], 1))
 
 
 def _certificates(result: dict[str, Any]) -> list[tuple[str, Any]]:
