@@ -62,7 +62,8 @@ class CMakeBuild(build_ext):
         """A machine without a compiler still gets a working package: the kernels run in NumPy."""
         message = (
             f"edgead is installed without its native module: {reason}. The kernels will run in NumPy: "
-            "the same results, slower. Install a C++17 compiler (Debian, Ubuntu: apt install g++) and install edgead again."
+            "the same results, slower. Install a C++17 compiler (Debian, Ubuntu: apt install g++) and "
+            "install edgead again."
         )
         if os.environ.get("EDGEAD_REQUIRE_NATIVE") == "1":
             raise RuntimeError(message)

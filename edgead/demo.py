@@ -58,7 +58,8 @@ class SimulatedCamera:
             self._photograph, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT_101
         )
         lit = seen * rng.uniform(0.94, 1.06) + rng.normal(0, 2.5, seen.shape)
-        return np.clip(np.round(lit), 0, 255).astype(np.uint8)
+        picture: NDArray[np.uint8] = np.clip(np.round(lit), 0, 255).astype(np.uint8)
+        return picture
 
 
 def make_data(root: Path, *, seed: int = 0) -> None:

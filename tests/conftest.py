@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ settings.load_profile("edgead")
 
 
 def _has_gpu() -> bool:
-    return os.path.exists("/dev/nvidia0") or os.path.exists("/dev/nvhost-gpu")
+    return Path("/dev/nvidia0").exists() or Path("/dev/nvhost-gpu").exists()
 
 
 def _has_aarch64() -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgead.errors import CalibrationError
 from edgead.evaluate.anomalies import simulate
 from edgead.evaluate.metrics import image_auroc
-from edgead.evaluate.textures import opencv
+from edgead.images import opencv
 from edgead.models.base import Images
 
 __all__ = ["KINDS", "separation", "simulated_defects"]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgead.calibration.recipes import kept_nodes, recipe_for
 from unit_pictures import Pictures
 
 from edgead.backends.trt import build_engine
+from edgead.calibration.recipes import kept_nodes, recipe_for
 from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.export import onnx_from_spec
 from edgead.deploy.half import half_model
