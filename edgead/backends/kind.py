@@ -55,6 +55,8 @@ def arithmetic(backend: str, precision: str) -> str:
         return "native"
     have = cpu_features()
     if precision == "bf16":
-        return "native" if have & {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"} else "emulated"
+        return (
+            "native" if have & {"amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16"} else "emulated"
+        )
     needed = {"asimdhp"} if backend == "onnxruntime" else {"asimdhp", "avx512_fp16", "amx_fp16"}
     return "native" if have & needed else "emulated"
