@@ -129,6 +129,9 @@ class Detector:
         from edgead import stream
 
         self._check_state()
+        hold_off_builds = getattr(self._backend, "hold_off_builds", None)
+        if hold_off_builds is not None:
+            hold_off_builds()
         return stream.run(self, source, **options)
 
     def verify(self, *, strict: bool = False) -> dict[str, Any]:

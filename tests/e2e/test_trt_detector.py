@@ -50,3 +50,18 @@ def test_detector_gives_the_scores_of_the_cpu(bundle, tmp_path, monkeypatch, ver
         assert detector.verify()["ok"]
     assert machine.cuda.depth == 0
     assert machine.cuda.memory == {}
+
+
+def test_stream_holds_builds_off_until_the_detector_closes(bundle, tmp_path, monkeypatch):
+    machine = InProcess(monkeypatch, tmp_path, "10.3.0")
+    model = read_bundle(bundle).members["model.onnx"]
+    build_engine(model, name="tensorrt", precision="fp32")
+    with Detector(bundle, backend="tensorrt", precision="fp32") as detector:
+        build_engine(model, name="tensorrt", precision="fp32")
+        with detector.stream([tiny_frame()] * 3) as outcomes:
+            assert [outcome.status.value for outcome in outcomes] == ["RESULT"] * 3
+            with pytest.raises(BackendError) as caught:
+                build_engine(model, name="tensorrt", precision="fp32")
+        assert caught.value.code == "CAMERA_RUNNING"
+    build_engine(model, name="tensorrt", precision="fp32")
+    assert machine.cuda.depth == 0

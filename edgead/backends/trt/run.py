@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -97,7 +98,14 @@ def open_backend(
             notes.append(f"{kind} could not be had: {error}")
             continue
         return TrtBackend(
-            trt, plan, key=key, gpu=gpu, context=context, options=options, notes=tuple(notes)
+            trt,
+            plan,
+            key=key,
+            gpu=gpu,
+            context=context,
+            options=options,
+            store=store,
+            notes=tuple(notes),
         )
     raise AssertionError("unreachable: the last candidate returns or raises")
 
@@ -145,6 +153,7 @@ class TrtBackend:
         gpu: device.Gpu,
         context: Context,
         options: TrtOptions,
+        store: EngineStore,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.name = key.backend
@@ -155,6 +164,7 @@ class TrtBackend:
         self.context = context
         self.is_lost = False
         self._row = api.api_for(key.backend, key.backend_version)
+        self._store, self._held = store, contextlib.ExitStack()
         self._pid = os.getpid()
         self._requests: weakref.WeakSet[TrtRequest] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -204,11 +214,19 @@ class TrtBackend:
             raise
         return request
 
+    def hold_off_builds(self) -> None:
+        """Say that a camera loop runs: until `close`, builds on this machine are refused."""
+        self.check_usable()
+        with self._lock:
+            self._held.close()
+            self._held.enter_context(self._store.camera_loop())
+
     def close(self) -> None:
         """Free the requests and the engine; safe to call twice. In a forked child does nothing."""
         with self._lock:
             requests = list(self._requests)
             self._requests.clear()
+            self._held.close()
         if self._engine is None or os.getpid() != self._pid:
             return
         with self.context.active():
