@@ -135,7 +135,7 @@ def _load(path: str | Path, *, private: bool) -> Any:
     except OSError as error:
         reason = "does not exist" if error.errno == errno.ENOENT else error.strerror
         raise ConfigError(
-            "KEY", f"key file {path}: {reason}.", "Make one: edgead sign --new-key NAME."
+            "KEY", f"key file {path}: {reason}.", "Make one: edgead sign B --new-key NAME."
         ) from error
     except Exception as error:  # cryptography raises several types for what is no key
         raise ConfigError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -48,22 +49,33 @@ def verify(
         raise typer.Exit(1)
 
 
-def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+def inspect(
+    bundle: BundleArgument,
+    key: Annotated[
+        Path | None, typer.Option(help="Public key: the bundle must be signed with it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """What a bundle is: method, thresholds and what they promise, certificates, members."""
     from edgead.bundle import read_bundle
     from edgead.choice import certificates
+    from edgead.sign import check_signature
 
     read = read_bundle(bundle)
+    if key is not None:
+        check_signature(bundle, read.hash, key)
     manifest = read.manifest
     certified = certificates(read)
     result = {
         "bundle_hash": read.hash,
+        "signed_by": None if key is None else str(key),
         "manifest": msgspec.to_builtins(manifest),
         "certificates": certified,
     }
     limits, training = manifest.thresholds, manifest.training
     rows: list[tuple[str, Any]] = [
         ("bundle", read.hash),
+        ("signed", "not asked" if key is None else f"by the owner of {key}"),
         ("method", f"{manifest.method} on {manifest.backbone} ({training.weights})"),
         ("input", f"{manifest.input.size[1]}x{manifest.input.size[0]}"),
         ("frame", f"{manifest.frame.format.value}, {_size(manifest.frame.size)}"),

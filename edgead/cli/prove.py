@@ -44,7 +44,10 @@ def chaos(
 
 def fuzz(
     target: Annotated[
-        str, typer.Argument(help="bundle, manifest, onnx, onnx-engine, image or engine-header.")
+        str,
+        typer.Argument(
+            help="bundle, manifest, onnx, onnx-engine, image, calibration or engine-header."
+        ),
     ],
     runs: Annotated[int, typer.Option(help="Damaged files to read.")] = 100_000,
     minutes: Annotated[float | None, typer.Option(help="End earlier after this time.")] = None,
@@ -140,15 +143,26 @@ def replay(
 
 def sign(
     bundle: BundleArgument,
-    key: Annotated[Path, typer.Option(help="PEM file of an Ed25519 private key.")],
+    key: Annotated[Path | None, typer.Option(help="PEM file of an Ed25519 private key.")] = None,
+    new_key: Annotated[
+        Path | None, typer.Option(help="Make this key, with NAME.pub beside it, and sign with it.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign a bundle: writes BUNDLE.sig beside it."""
-    from edgead.bundle import read_bundle
-    from edgead.sign import write_signature
+    """Sign a bundle: writes BUNDLE.sig beside it.
 
-    bundle_hash = read_bundle(bundle).hash
-    result = {"signature": str(write_signature(bundle, bundle_hash, key)), "bundle": bundle_hash}
+    Example: edgead sign part.edgead --new-key line3; EDGEAD_TRUSTED_KEY=line3.pub edgead run …
+    """
+    from edgead.bundle import read_bundle
+    from edgead.sign import make_keys, write_signature
+
+    if (key is None) == (new_key is None):
+        raise ConfigError("KEY", "give --key with a private key, or --new-key with a name for one.")
+    found = read_bundle(bundle, to_sign=True).hash
+    if new_key is not None:
+        make_keys(new_key, f"{new_key}.pub")
+    written = write_signature(bundle, found, new_key or key or Path())
+    result = {"signature": str(written), "bundle": found}
     emit(result, as_json, lambda: table("signed", list(result.items())))
 
 

@@ -121,3 +121,59 @@ def test_no_configuration_is_picked_up_from_the_working_folder(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["manifest"]["thresholds"]["threshold"] == 0.5
     assert not canary.exists()
+
+
+def test_sign_and_inspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, key = tmp_path / "part.edgead", tmp_path / "line3"
+    write_bundle(path, tiny_bundle())
+    monkeypatch.setenv("EDGEAD_TRUSTED_KEY", f"{key}.pub")  # also where signing happens
+    assert _run(monkeypatch, "sign", str(path), "--new-key", str(key), "--json") == 0
+    assert json.loads(capfd.readouterr().out) == {
+        "signature": f"{path}.sig",
+        "bundle": tiny_bundle().hash,
+    }
+    assert _run(monkeypatch, "inspect", str(path), "--key", f"{key}.pub", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["signed_by"] == f"{key}.pub"
+    write_bundle(path, tiny_bundle(**{"calibration.json": b"{}"}))
+    for arguments in (["--key", f"{key}.pub"], []):
+        assert _run(monkeypatch, "inspect", str(path), *arguments) == 2
+        assert "error: [SIGNATURE_WRONG]" in capfd.readouterr().err
+    assert _run(monkeypatch, "sign", str(path), "--key", str(key)) == 0
+    assert _run(monkeypatch, "inspect", str(path)) == 0
+    capfd.readouterr()
+    for arguments in ([], ["--key", str(key), "--new-key", str(tmp_path / "b")]):
+        assert _run(monkeypatch, "sign", str(path), *arguments) == 2
+        assert capfd.readouterr().err == (
+            "error: [KEY] give --key with a private key, or --new-key with a name for one.\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["fuzz", "engine-header", "--runs", "50"], 0),
+        (["fuzz", "socks"], 2),
+        (["fuzz", "image", "--exhaustive"], 2),
+        (["crashtest", "--kills", "6"], 0),
+        (["journal", "dance", "x.db"], 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_claims_by_command(
+    arguments: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert _run(monkeypatch, *arguments, "--json") == code
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.err
+    if code == 0:
+        assert json.loads(shown.out)["ok"]
+    if arguments[0] == "journal":
+        assert shown.err == (
+            "error: [JOURNAL_ACTION] got 'dance' without --out; "
+            "want verify, or export with --out.\n"
+        )

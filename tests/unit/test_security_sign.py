@@ -102,7 +102,7 @@ def test_keys_that_are_none(
         (
             tmp_path / "no.pub",
             f"[KEY] key file {tmp_path}/no.pub: does not exist. "
-            "Make one: edgead sign --new-key NAME.",
+            "Make one: edgead sign B --new-key NAME.",
         ),
         (
             rubbish,
