@@ -14,6 +14,7 @@ def loaded_by(statement: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", _LOADED.format(statement)],
         capture_output=True,
+        cwd="/",  # the installed package, not a folder that happens to lie here
         text=True,
         timeout=60,
         check=True,

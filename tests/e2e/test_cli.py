@@ -224,6 +224,7 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "edgead", "inspect", str(PATH), "--json"],
         capture_output=True,
+        cwd="/",  # the installed package, not a folder that happens to lie here
         text=True,
         timeout=60,
         check=False,

@@ -63,6 +63,7 @@ def test_open_judge_and_commission(tmp_path, backend):
     done = subprocess.run(
         [sys.executable, "-c", _RUN, str(PATH), str(tmp_path / "new.edgead"), backend],
         capture_output=True,
+        cwd="/",  # the installed package, not a folder that happens to lie here
         text=True,
         timeout=120,
         check=False,
@@ -81,6 +82,7 @@ def test_the_block_blocks():
     done = subprocess.run(
         [sys.executable, "-c", _BLOCK + "\nimport edgead.models.registry"],
         capture_output=True,
+        cwd="/",
         text=True,
         timeout=60,
         check=False,
@@ -95,7 +97,12 @@ def test_the_block_blocks():
 def test_the_commands_of_a_device_need_no_training_packages(command):
     code = f"{_BLOCK}\nfrom edgead.cli import main\nsys.argv = ['edgead', {command!r}, '--help']\nmain()"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        cwd="/",
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -182,8 +183,9 @@ def test_closing_while_others_judge_ends_in_verdicts_or_typed_errors():
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while len(results) < 5:
-        pass
+    end = time.monotonic() + 60
+    while len(results) < 5 and time.monotonic() < end:
+        time.sleep(0.001)
     detector.close()
     for thread in threads:
         thread.join(60)
