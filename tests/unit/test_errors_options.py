@@ -14,9 +14,9 @@ from bundles import TINY_MODEL, tiny_bundle, tiny_frame, tiny_manifest
 
 from edgead import Detector, kernels
 from edgead.backends.trt.options import TrtOptions
-from edgead.bundle import Bundle
+from edgead.bundle import Bundle, write_bundle
 from edgead.cli.common import positive
-from edgead.demo import _photograph
+from edgead.demo import SimulatedCamera
 from edgead.errors import BundleError, CalibrationError, ConfigError, FrameError
 from edgead.evaluate.benchmark import benchmark
 from edgead.evaluate.commission import frame_spec
@@ -177,9 +177,9 @@ def test_native_kernels_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch)
 def test_photographs_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     with pytest.raises(ConfigError) as error:
-        _photograph("brick")
+        SimulatedCamera()
     assert str(error.value) == (
-        "[DEMO_IMAGES] the demo's photographs come with scikit-image, which is not installed. "
+        "[DEMO_IMAGES] the demo's photograph comes with scikit-image, which is not installed. "
         "pip install 'edgead[demo]'."
     )
 
@@ -279,3 +279,26 @@ def test_a_camera_that_falls_silent() -> None:
     while source.last_error is None:
         assert source.read(0.5) is None
     assert str(source.last_error).startswith("[SOURCE_TIMEOUT] cam sent nothing for ")
+
+
+def test_nothing_to_quantize(tmp_path: Path) -> None:
+    from edgead.deploy.quantize import quantize
+
+    write_bundle(tmp_path / "part.edgead", tiny_bundle())
+    with pytest.raises(ConfigError) as error:
+        quantize(tmp_path / "part.edgead", tmp_path, precisions=[])
+    assert str(error.value) == ("[PRECISION_NONE] no precision was asked for; nothing to do.")
+
+
+def test_images_that_no_certificate_can_be_made_from(tmp_path: Path) -> None:
+    from edgead.deploy import certificate
+
+    write_bundle(tmp_path / "part.edgead", tiny_bundle())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(certificate, "proof_frames", lambda *_, **__: [])
+        with pytest.raises(CalibrationError) as error:
+            certificate.certify(tmp_path / "part.edgead", tmp_path, backend="openvino")
+    assert str(error.value) == (
+        f"[CERTIFY_FRAMES] none of the images in {tmp_path} can be judged by this bundle. "
+        "Give good images of this line."
+    )
