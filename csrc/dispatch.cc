@@ -1,5 +1,11 @@
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <stdexcept>
 
@@ -25,6 +31,7 @@ EDGEAD_DECLARE(baseline)
 EDGEAD_DECLARE(avx2)
 EDGEAD_DECLARE(avx512)
 EDGEAD_DECLARE(avx512_bf16)
+EDGEAD_DECLARE(amx)
 #endif
 
 namespace {
@@ -45,12 +52,27 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+// The tile registers are large: the operating system must save them (XCR0) and, on Linux, be asked for them.
+bool has_amx() {
+  unsigned a, b, c, d;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kSaved = 3u << 17;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) return false;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0) return false;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & kSaved) != kSaved) return false;
+  constexpr long kGetPermission = 0x1022, kRequestPermission = 0x1023, kTileData = 18;
+  unsigned long granted = 0;
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 &&
+         syscall(SYS_arch_prctl, kGetPermission, &granted) == 0 && (granted >> kTileData & 1) != 0;
+}
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 // Best first.
 constexpr Kernels kKernels[] = {
 #if defined(__x86_64__)
+    EDGEAD_TABLE(amx, has_amx),
     EDGEAD_TABLE(avx512_bf16, has_avx512_bf16),
     EDGEAD_TABLE(avx512, has_avx512),
     EDGEAD_TABLE(avx2, has_avx2),

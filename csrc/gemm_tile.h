@@ -5,6 +5,10 @@
 
 #include "simd.h"
 
+#ifdef EDGEAD_TILES_ON_HOST
+#include "tiles_on_host.h"  // tests/emulation: tiles as arrays, for machines without AMX
+#endif
+
 namespace edgead {
 namespace EDGEAD_ISA {
 
@@ -60,6 +64,59 @@ static inline void multiply_tile(const uint32_t* a, int64_t lda, const uint32_t*
   for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kTileVectors; ++j) _mm512_storeu_ps(out + i * ldo + j * kLanes, sum[i][j]);
+}
+#endif
+
+#if defined(EDGEAD_TILES)
+// The same on AMX: 2 x 2 tiles of 16 x 16 sums. Words come in steps of 16, and the thread must hold a TileSession.
+constexpr int kProductRows = 32, kProductWords = 16;
+
+class TileSession {
+ public:
+  TileSession() {
+    alignas(64) uint8_t setting[64] = {};
+    setting[0] = 1;  // palette 1: eight tiles
+    for (int tile = 0; tile < 8; ++tile) {
+      setting[16 + 2 * tile] = 64;  // bytes of a row
+      setting[48 + tile] = 16;      // rows
+    }
+    _tile_loadconfig(setting);
+  }
+  ~TileSession() { _tile_release(); }
+};
+
+static inline void multiply_product(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t words, float* out,
+                                    int64_t ldo) {
+  static_assert(kTileColumns == 32, "two tiles beside each other");
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t d = 0; d < words; d += kProductWords) {
+    _tile_loadd(4, a + d, lda * 4);
+    _tile_loadd(5, a + 16 * lda + d, lda * 4);
+    _tile_loadd(6, b + d * kTileColumns, kTileColumns * 4);
+    _tile_loadd(7, b + d * kTileColumns + 16, kTileColumns * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, out, ldo * 4);
+  _tile_stored(1, out + 16, ldo * 4);
+  _tile_stored(2, out + 16 * ldo, ldo * 4);
+  _tile_stored(3, out + 16 * ldo + 16, ldo * 4);
+}
+#else
+constexpr int kProductRows = kTileRows, kProductWords = 1;
+class TileSession {
+ public:
+  TileSession() {}
+};
+
+template <class Word>
+static inline void multiply_product(const Word* a, int64_t lda, const Word* b, int64_t words, float* out, int64_t ldo) {
+  multiply_tile(a, lda, b, words, out, ldo);
 }
 #endif
 

@@ -12,11 +12,11 @@ namespace {
 #if defined(__AVX512BF16__)
 using Word = uint32_t;  // two bfloat16
 constexpr int64_t kElements = 2;
-constexpr int64_t kBlockRows = 8 * kTileRows;
+constexpr int64_t kBlockRows = 96 / kProductRows * kProductRows;
 #else
 using Word = float;
 constexpr int64_t kElements = 1;
-constexpr int64_t kBlockRows = 5 * kTileRows;
+constexpr int64_t kBlockRows = 5 * kProductRows;
 #endif
 // A block's rows, its strip of scores [kBlockRows, kStripColumns] and a packed panel fit the second-level cache together.
 constexpr int64_t kStripColumns = 512 / kTileColumns * kTileColumns;
@@ -57,7 +57,8 @@ struct Written {
   float squared, error;
 };
 
-Written write_row(const float* row, const float* middle, int64_t depth, float factor, Word* to) {
+Written write_row(const float* row, const float* middle, int64_t depth, float factor, Word* to, int64_t words) {
+  for (int64_t word = depth / kElements; word < words; ++word) to[word] = Word{};
   Vec sums[kWideVectors] = {}, errors[kWideVectors] = {};
   float tail[kWide], lost[kWide];
   int64_t d = 0;
@@ -89,7 +90,6 @@ Written write_row(const float* row, const float* middle, int64_t depth, float fa
     const __mmask16 lanes = rest - lane >= kLanes ? 0xffff : (1u << (rest - lane)) - 1;
     _mm512_mask_storeu_ps(lost + lane, lanes, write(_mm512_maskz_loadu_ps(lanes, tail + lane), halves + d + lane, lanes));
   }
-  if (depth % kElements) halves[depth] = 0;
 #else
   for (int64_t lane = 0; lane < rest; ++lane) to[d + lane] = tail[lane] * factor, lost[lane] = 0;
 #endif
@@ -177,7 +177,7 @@ void choose(const KmeansArgs& args, const Centroids& centroids, const float* pro
 }  // namespace
 
 void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
-  const int64_t depth = args.depth, words = (depth + kElements - 1) / kElements;
+  const int64_t depth = args.depth, words = round_up((depth + kElements - 1) / kElements, kProductWords);
   if (args.count == 0) return;
   const int64_t panels = (args.clusters + kTileColumns - 1) / kTileColumns, columns = panels * kTileColumns;
   const int64_t middle_size = round_up(depth, 16);
@@ -198,7 +198,7 @@ void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
     for (int64_t j = 0; j < kTileColumns; ++j) {
       const int64_t k = k0 + j;
       Written written{__builtin_inff(), 0};
-      if (j < count) written = write_row(args.centroids + k * depth, middle, depth, 1, rows + j * words);
+      if (j < count) written = write_row(args.centroids + k * depth, middle, depth, 1, rows + j * words, words);
       centroids.squared[k] = written.squared;
       const float norm = j < count ? norm_bound(written.squared, depth) : 0;
       centroids.norm[k] = norm;
@@ -212,9 +212,9 @@ void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
   for (int64_t k = 0; k < args.clusters; ++k)
     largest = centroids.norm[k] <= largest ? largest : centroids.norm[k];
 
-  const int64_t workers = resolve_threads(threads, (args.count + kTileRows - 1) / kTileRows);
+  const int64_t workers = resolve_threads(threads, (args.count + kProductRows - 1) / kProductRows);
   const int64_t rounds = ((args.count + kBlockRows - 1) / kBlockRows + workers - 1) / workers;
-  const int64_t block = round_up((args.count + rounds * workers - 1) / (rounds * workers), kTileRows);
+  const int64_t block = round_up((args.count + rounds * workers - 1) / (rounds * workers), kProductRows);
   // Rows a multiple of 4 KiB apart would share their cache sets.
   const int64_t pitch = round_up(words, 16) + 16;
   auto run = [&](int64_t task, int) {
@@ -222,24 +222,25 @@ void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
     Word* rows = static_cast<Word*>(scratch(1, block * pitch * sizeof(Word)));
     float* strip = static_cast<float*>(scratch(2, block * kStripPitch * sizeof(float)));
     Patch* patches = static_cast<Patch*>(scratch(3, block * sizeof(Patch)));
-    for (int64_t i = 0; i < round_up(count, kTileRows); ++i) {
+    for (int64_t i = 0; i < round_up(count, kProductRows); ++i) {
       Patch& patch = patches[i] = Patch{};
       if (i >= count) {
         memset(rows + i * pitch, 0, words * sizeof(Word));
         continue;
       }
       patch.row = args.patches + (n0 + i) * depth;
-      const Written written = write_row(patch.row, middle, depth, -2, rows + i * pitch);
+      const Written written = write_row(patch.row, middle, depth, -2, rows + i * pitch, words);
       patch.squared = written.squared;
       patch.norm2 = 2 * norm_bound(written.squared, depth);
       patch.error2 = 2 * norm_bound(written.error, depth);
     }
+    const TileSession session;
     for (int64_t first = 0; first < columns; first += kStripColumns) {
       const int64_t width = least(kStripColumns, columns - first);
       for (int64_t j = 0; j < width; j += kTileColumns)
-        for (int64_t i = 0; i < count; i += kTileRows)
-          multiply_tile(rows + i * pitch, pitch, centroids.packed + (first + j) * words, words,
-                        strip + i * kStripPitch + j, kStripPitch);
+        for (int64_t i = 0; i < count; i += kProductRows)
+          multiply_product(rows + i * pitch, pitch, centroids.packed + (first + j) * words, words,
+                           strip + i * kStripPitch + j, kStripPitch);
       for (int64_t i = 0; i < count; ++i) choose(args, centroids, strip + i * kStripPitch, first, width, patches[i]);
     }
     for (int64_t i = 0; i < count; ++i) {
