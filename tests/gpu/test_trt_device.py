@@ -1,6 +1,6 @@
 """On a machine with a GPU: engines built, loaded, run and compared with ONNX Runtime. Not run anywhere yet.
 
-    EDGEAD_REQUIRE_GPU=1 pytest tests/gpu
+    EDGEAD_REQUIRE_GPU=1 EDGEAD_REQUIRE_TRT=1 pytest tests/gpu/test_trt_device.py
 
 Needs pycuda and TensorRT or TensorRT-RTX; CuPy and torch are used beside the engine where they are installed.
 """
@@ -29,8 +29,8 @@ BOUNDS = {"fp32": 1e-4, "fp16": 1e-2}
 def need(module: str) -> None:
     if importlib.util.find_spec(module.partition(".")[0]) is not None:
         return
-    if os.environ.get("EDGEAD_REQUIRE_GPU") == "1" and module in ("pycuda",):
-        pytest.fail(f"EDGEAD_REQUIRE_GPU=1, but {module} is not installed", pytrace=False)
+    if os.environ.get("EDGEAD_REQUIRE_TRT") == "1" and module == "pycuda":
+        pytest.fail(f"EDGEAD_REQUIRE_TRT=1, but {module} is not installed", pytrace=False)
     pytest.skip(f"{module} is not installed")
 
 
