@@ -278,6 +278,30 @@ def main() -> None:
         sys.stdout.write(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
 
+def readme_table() -> str:
+    """The table of README: CPU figures, and the GPU's where they were measured."""
+    from tables import NOT_MEASURED, markdown
+
+    document = harness.load("kernels-cpu")
+    rows = [
+        [one["kernel"], one["shape"], f"{one['edgead_ms']:.3g}", one["best_peer"], f"{one['speedup']:.1f}x",
+         f"{one['limit_share']:.0%}"]
+        for one in document["results"]
+    ]  # fmt: skip
+    where = document["provenance"]
+    head = ["kernel", "size", "ms", "best peer", "speed-up", "share of the machine's limit"]
+    text = f"{where['cpu']}, {THREADS} threads, {document['implementation']}:\n\n{markdown(head, rows)}\n"
+    if not (harness.RESULTS / "gpu.json").exists():
+        return f"{text}On a GPU: {NOT_MEASURED}.\n"
+    gpu = harness.load("gpu")
+    rows = [
+        [one["kernel"], one["shape"], f"{one['edgead_ms']:.3g}", one["best_peer"], f"{one['speedup']:.1f}x",
+         f"{one['limit_share']:.0%}"]
+        for one in gpu["results"]
+    ]  # fmt: skip
+    return f"{text}{gpu['gpu']['name']}:\n\n{markdown(head, rows)}"
+
+
 def _scratch_bytes() -> int | None:
     """What the calling thread keeps after all these sizes: packed operands and strips, nothing of size N x K."""
     try:
