@@ -122,7 +122,7 @@ def main() -> None:
     thread = threading.Thread(target=lambda: (swaps.run(), source.is_over.set()))
     outcomes = []
     memory: list[float] = []
-    with Stream(holder, {"camera": source}, policy="drop_oldest(8)") as stream:
+    with Stream(holder, {"camera": source}, policy="drop_oldest(32)") as stream:
         thread.start()
         for outcome in stream:
             outcomes.append(
@@ -169,7 +169,10 @@ def summary(
     return {
         "swaps": swaps.switched,
         "refused": swaps.refused,
-        "reasons": sorted({o[3] for o in outcomes}),
+        "lost_while_compiling": sum(
+            o[3] != "" for o, is_busy in zip(outcomes, busy, strict=True) if is_busy
+        ),
+        "reasons": sorted({o[3] for o in outcomes if o[3]}),
         "generations_seen": len(set(generations.tolist())),
         "generation_went_back": int((np.diff(generations) < 0).sum()),
         "p50_ms": round(float(np.median(latency)), 2),
