@@ -256,12 +256,37 @@ def test_frame_on_the_gpu_is_read_where_it_is(machine):
     backend.close()
 
 
-def test_many_gpu_addresses_do_not_grow_the_graphs(machine):
+def test_new_address_ends_the_graph(machine):
+    """A graph is good for the state of the context that it was captured in, and for no other."""
     backend = machine.open(model())
     request = backend.open_request()
-    for shift in range(20):
-        check(request.infer({"image": on_gpu(machine, FRAME + shift)}), FRAME + shift)
-    assert len(request._graphs) <= 8
+    frames = [on_gpu(machine, FRAME + shift) for shift in range(3)]
+    for number in (0, 1, 2, 0, 1):
+        check(request.infer({"image": frames[number]}), FRAME + number)
+        assert not request.has_graph
+        assert machine.cuda.graphs == {}
+    for _ in range(2):
+        check(request.infer({"image": frames[1]}), FRAME + 1)
+        assert request.has_graph
+    check(request.infer({"image": FRAME}), FRAME)
+    assert not request.has_graph
+    assert machine.cuda.graphs == {}
+    backend.close()
+
+
+def test_other_batch_ends_the_graph(machine):
+    backend = machine.open(model(batch=-1), options={"batch": (1, 1, 2)})
+    request = backend.open_request()
+    two = np.repeat(FRAME, 2, axis=0)
+    for frames, has_graph in (
+        (FRAME, False),
+        (FRAME, True),
+        (two, False),
+        (FRAME, False),
+        (FRAME, True),
+    ):
+        check(request.infer({"image": frames}), frames)
+        assert request.has_graph is has_graph
     backend.close()
 
 

@@ -20,6 +20,10 @@ class Log:
         """Keep one message."""
         self.lines = [*self.lines[-19:], message]
 
+    def clear(self) -> None:
+        """Forget what was said of earlier work."""
+        self.lines = []
+
     def reason(self) -> str:
         """The last messages in one line."""
         return " | ".join(self.lines[-3:]) or "the library gave no reason"

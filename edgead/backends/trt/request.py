@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["TrtRequest"]
 
 _POLL_S = 0.0002
-_MAX_GRAPHS = 8
 #: Bytes; the documentation of IExecutionContext::setTensorAddress asks for it.
 _ALIGNMENT = 256
 
@@ -87,7 +86,8 @@ class TrtRequest:
         self._asks_capturable = asks_capturable
         self._device_io = device_io
         self._may_capture = self._options.cuda_graph
-        self._graphs: dict[tuple[int, ...], Graph | None] = {}
+        self._graph: Graph | None = None
+        self._bound: tuple[int, ...] | None = None
         self._in_flight = self._to_host = False
         self._kept: list[Array] = []
         self.has_graph = False
@@ -192,10 +192,7 @@ class TrtRequest:
         with contextlib.suppress(Exception):  # a lost device frees nothing, and needs nothing freed
             self._stream.synchronize()
         self._execution = None
-        for graph in self._graphs.values():
-            if graph is not None:
-                graph.free()
-        self._graphs.clear()
+        self._drop_graph()
         for slot in (*self._inputs.values(), *self._outputs.values()):
             with contextlib.suppress(Exception):
                 slot.free()
@@ -239,23 +236,31 @@ class TrtRequest:
         return slot.pointer
 
     def _compute(self, addresses: tuple[int, ...], batch: int) -> None:
-        """Replay the graph of these addresses, or enqueue; the second time they come is captured.
+        """Replay the graph of these addresses, or enqueue; the second time in a row is captured.
 
-        TensorRT must have been enqueued once for a shape before it can be captured.
+        TensorRT must have been enqueued once for a shape before it can be captured, and a graph is
+        good for the state of the execution context that it was captured in: new addresses or another
+        batch end it.
         """
         key = (batch, *addresses)
-        graph = self._graphs.get(key)
-        self.has_graph = graph is not None
-        if graph is not None:
-            graph.launch(self.stream)
-            return
-        self._bind(addresses, batch)
-        if self._may_capture and key in self._graphs:
-            self._capture(key)
-            return
-        self._enqueue()
-        if len(self._graphs) < _MAX_GRAPHS:
-            self._graphs[key] = None
+        if key != self._bound:
+            self._drop_graph()
+            self._bound = None
+            self._bind(addresses, batch)
+            self._enqueue()
+            self._bound = key
+        elif self._graph is not None:
+            self._graph.launch(self.stream)
+        elif self._may_capture:
+            self._capture()
+        else:
+            self._enqueue()
+        self.has_graph = self._graph is not None
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.free()
+            self._graph = None
 
     def _bind(self, addresses: tuple[int, ...], batch: int) -> None:
         for (name, slot), address in zip(self._inputs.items(), addresses, strict=True):
@@ -272,7 +277,7 @@ class TrtRequest:
         if not self._execution.execute_async_v3(self.stream):
             raise self._failed("could not be started")
 
-    def _capture(self, key: tuple[int, ...]) -> None:
+    def _capture(self) -> None:
         """Capture and replay; an engine that cannot be captured is enqueued, now and later."""
         if self._asks_capturable and not self._execution.is_stream_capturable(self.stream):
             self._may_capture = False
@@ -287,9 +292,8 @@ class TrtRequest:
             self._may_capture = False
             self._enqueue()
             return
-        self._graphs[key] = recorded[0]
-        recorded[0].launch(self.stream)
-        self.has_graph = True
+        self._graph = recorded[0]
+        self._graph.launch(self.stream)
 
     def _finish(self, timeout_s: float | None) -> None:
         self._backend.check_usable()

@@ -170,6 +170,7 @@ class TrtBackend:
         self._lock = threading.Lock()
         self._runtime, self._log = _runtime(trt)
         keep_in_children(self)
+        self._log.clear()
         with context.active(), translated(), _deserialise_lock:
             self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -190,6 +191,7 @@ class TrtBackend:
             BackendError: DEVICE_OOM when the GPU cannot hold it; CLOSED; DEVICE_LOST.
         """
         self.check_usable()
+        self._log.clear()
         with self.context.active() as driver, translated():
             execution = self._engine.create_execution_context()
             if execution is None:
