@@ -16,6 +16,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODABLE = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; Huffman coded
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILL = re.compile(rb"\xff+")
+_EOI = 0xD9
 _MAX_SEGMENTS = 4096  # a camera writes tens; more is a file made to burn time
 _MAX_SCANS = 32  # an encoder writes about 10; each costs a pass over the whole image
 
@@ -27,31 +28,16 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
     orientation, scans, segments, interval = 1, 0, 0, 0
     file.single(page)
     while True:
-        fill = _FILL.match(data, position)
-        if position >= len(data) or (fill and fill.end() == len(data)):
-            file.truncated("before its end marker (EOI)")
-        if fill is None:
-            file.corrupt(f"byte {position} is 0x{data[position]:02x}, not a JPEG marker")
-        position = fill.end() - 1
-        marker = data[position + 1]
         segments += 1
         if segments > _MAX_SEGMENTS:
             file.corrupt(f"it has more than {_MAX_SEGMENTS} segments")
-        if marker == 0xD9:
+        marker, body, end = _segment(file, position)
+        if marker == _EOI:
             if frame is None or not scans:
                 file.corrupt("it ends without pixel data")
             return ImageHeader(
                 "JPEG", frame.height, frame.width, frame.components, orientation=orientation
             )
-        if position + 4 > len(data):
-            file.truncated("before its end marker (EOI)")
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        end = position + 2 + length
-        if length < 2:
-            file.corrupt(f"the segment at byte {position} has length {length}")
-        if end > len(data):
-            file.truncated("inside a marker segment")
-        body = data[position + 4 : end]
         if marker in _FRAMES:
             frame = _frame(file, marker, body, frame)
         elif marker == 0xDD:
@@ -73,6 +59,28 @@ def inspect_jpeg(file: EncodedFile, page: int | None) -> ImageHeader:
             if scans > _MAX_SCANS:
                 file.corrupt(f"it has more than {_MAX_SCANS} scans")
         position = end
+
+
+def _segment(file: EncodedFile, position: int) -> tuple[int, bytes, int]:
+    """Marker, body and end of the segment at ``position``, fill bytes before it skipped."""
+    data = file.data
+    fill = _FILL.match(data, position)
+    if position >= len(data) or (fill and fill.end() == len(data)):
+        file.truncated("before its end marker (EOI)")
+    if fill is None:
+        file.corrupt(f"byte {position} is 0x{data[position]:02x}, not a JPEG marker")
+    start = fill.end() + 1
+    marker = data[start - 1]
+    if marker == _EOI:
+        return marker, b"", start
+    if start + 2 > len(data):
+        file.truncated("before its end marker (EOI)")
+    length = int.from_bytes(data[start : start + 2], "big")
+    if length < 2:
+        file.corrupt(f"the segment at byte {start - 2} has length {length}")
+    if start + length > len(data):
+        file.truncated("inside a marker segment")
+    return marker, data[start + 2 : start + length], start + length
 
 
 @dataclass(frozen=True)
