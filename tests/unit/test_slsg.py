@@ -18,12 +18,12 @@ from edgead import kernels
 from edgead.deploy.export import onnx_from_spec
 from edgead.errors import CalibrationError, ConfigError
 from edgead.models.parts_graph import SGBlock, max_relative, position_code
+from edgead.models.parts_inpainting import inpainting_mask
 from edgead.models.parts_unet import Discriminator, Encoder, Generator, SegNet
 from edgead.models.slsg import (
     Slsg,
     SlsgConfig,
     focal_loss,
-    inpainting_mask,
     segmentation_losses,
 )
 from edgead.train.loop import Budget, Loop
@@ -176,17 +176,16 @@ def test_segmentation_losses_in_closed_form():
 
 
 def test_inpainting_mask_hides_the_share_asked_for_on_its_grid():
-    config = replace(SlsgConfig(), rectangles=0)
-    mask = inpainting_mask(config, np.random.default_rng(0))
+    mask = inpainting_mask((256, 256), np.random.default_rng(0), rectangles=0)
     cells = mask.reshape(32, 8, 32, 8)
     assert mask.shape == (256, 256)
     assert np.ptp(cells, axis=(1, 3)).max() == 0
     assert mask.mean() == pytest.approx(1 - round(0.8 * 1024) / 1024)
-    only = replace(SlsgConfig(), hidden=0.0, rectangles=1)
     for seed in range(20):
-        hidden = 1 - inpainting_mask(only, np.random.default_rng(seed))
-        rows, columns = hidden.any(1).sum(), hidden.any(0).sum()
-        assert hidden.sum() == rows * columns
+        rng = np.random.default_rng(seed)
+        hidden_px = 1 - inpainting_mask((256, 256), rng, hidden=0.0, rectangles=1)
+        rows, columns = hidden_px.any(1).sum(), hidden_px.any(0).sum()
+        assert hidden_px.sum() == rows * columns
         assert 40 <= rows <= 150
         assert 40 <= columns <= 150
 
