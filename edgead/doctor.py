@@ -293,6 +293,7 @@ def _in_child(module: str, code: str) -> Check:
             capture_output=True,
             text=True,
             timeout=_CHILD_TIMEOUT_S,
+            cwd="/",  # what is installed, not a file of that name that happens to lie here
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

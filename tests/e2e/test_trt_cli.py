@@ -27,7 +27,7 @@ def bundle(tmp_path, monkeypatch):
 
 def build(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgead", "build", str(bundle), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
 @pytest.mark.rtx

@@ -370,7 +370,9 @@ def test_machine_without_anything_answers_in_sentences():
     """`import edgead`, the back ends and the doctor: no traceback, no crash."""
     if device.load_driver() is not None:
         pytest.skip("this machine has an NVIDIA driver")
-    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], capture_output=True, text=True, check=False, cwd="/"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     first, second, clean, cuda = done.stdout.splitlines()
     for name, line in (("tensorrt", first), ("tensorrt-rtx", second)):

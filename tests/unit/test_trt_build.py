@@ -287,6 +287,6 @@ def test_child_imports_nothing_but_the_library_and_its_table(tmp_path):
     )
     root = str(Path(edgead.__file__).parents[1])
     found = subprocess.run(
-        [sys.executable, "-c", code, root], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, root], capture_output=True, text=True, check=True, cwd="/"
     )
     assert set(found.stdout.split()) == {"edgead"}
