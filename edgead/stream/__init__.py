@@ -10,6 +10,7 @@ It runs any ``Callable[[Frame], Detection]``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,28 @@ def run(
         SourceError: The source cannot be opened.
         ConfigError: An option is out of range.
     """
-    sources = {}
-    for name, spec in source.items() if isinstance(source, Mapping) else [("", source)]:
-        opened = open_source(spec)
-        opened.source_id = name or opened.source_id
-        sources[opened.source_id] = opened
-    if isinstance(journal, (str, Path)):
-        journal = Journal(journal)
-    if isinstance(save_rejects, (str, Path)):
-        save_rejects = Rejects(save_rejects)
-    return Stream(
-        judge,
-        sources,
-        policy=policy,
-        deadline_ms=deadline_ms,
-        workers=workers,
-        limits=limits,
-        journal=journal,
-        rejects=save_rejects,
-    )
+    sources: dict[str, Source] = {}
+    with ExitStack() as opened:  # what was opened is closed when something after it fails
+        for name, spec in source.items() if isinstance(source, Mapping) else [("", source)]:
+            one = open_source(spec)
+            opened.callback(one.close)
+            one.source_id = name or one.source_id
+            sources[one.source_id] = one
+        if isinstance(journal, (str, Path)):
+            journal = Journal(journal)
+            opened.callback(journal.close)
+        if isinstance(save_rejects, (str, Path)):
+            save_rejects = Rejects(save_rejects)
+            opened.callback(save_rejects.close)
+        stream = Stream(
+            judge,
+            sources,
+            policy=policy,
+            deadline_ms=deadline_ms,
+            workers=workers,
+            limits=limits,
+            journal=journal,
+            rejects=save_rejects,
+        )
+        opened.pop_all()
+    return stream

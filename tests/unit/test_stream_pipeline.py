@@ -287,6 +287,13 @@ def test_no_workers_are_refused_and_nothing_stays_open(tmp_path: Path) -> None:
     assert str(caught.value) == "[WORKERS] workers is 0; want 1 or more."
 
 
+def test_a_second_source_that_cannot_be_opened_closes_the_first(tmp_path: Path) -> None:
+    first = ScriptedSource(1, clock=time.monotonic_ns)
+    with pytest.raises(SourceError, match="SOURCE_NOT_FOUND"):
+        run(FakeJudge(), {"a": first, "b": str(tmp_path / "none.png")})
+    assert first.is_closed
+
+
 def test_a_source_that_breaks_in_an_unforeseen_way() -> None:
     class Broken(ScriptedSource):
         def read(self, timeout_s: float) -> None:
