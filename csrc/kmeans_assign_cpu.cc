@@ -174,82 +174,93 @@ void choose(const KmeansArgs& args, const Centroids& centroids, const float* pro
   }
 }
 
+// m: the mean of up to kMiddleOf centroids.
+void write_middle(const KmeansArgs& args, float* middle) {
+  memset(middle, 0, args.depth * sizeof(float));
+  const int64_t step = most(args.clusters / kMiddleOf, 1), used = (args.clusters + step - 1) / step;
+  for (int64_t k = 0; k < args.clusters; k += step)
+    for (int64_t d = 0; d < args.depth; ++d)
+      middle[d] += args.centroids[k * args.depth + d] * (1.0f / static_cast<float>(used));
+}
+
+// Writes one panel of centroids and what the bound needs of them.
+void pack_panel(const KmeansArgs& args, const float* middle, int64_t panel, int64_t words, const Centroids& centroids) {
+  const int64_t k0 = panel * kTileColumns, count = least(kTileColumns, args.clusters - k0);
+  Word* rows = static_cast<Word*>(scratch(1, kTileColumns * words * sizeof(Word)));
+  for (int64_t j = 0; j < kTileColumns; ++j) {
+    const int64_t k = k0 + j;
+    Written written{__builtin_inff(), 0};
+    if (j < count) written = write_row(args.centroids + k * args.depth, middle, args.depth, 1, rows + j * words, words);
+    const float norm = j < count ? norm_bound(written.squared, args.depth) : 0;
+    centroids.squared[k] = written.squared;
+    centroids.norm[k] = norm;
+    centroids.error[k] = j < count ? norm_bound(written.error, args.depth) + sum_error(args.depth) * norm : 0;
+    centroids.base[k] = 4 * sum_error(args.depth) * norm * norm + 1e-30f;
+  }
+  pack_columns(rows, words, count, words, centroids.packed + panel * words * kTileColumns);
+}
+
+// The patches n0 .. n0 + count against all centroids. columns: of the packed panels; largest: of the centroids' norms.
+void assign_block(const KmeansArgs& args, const float* middle, const Centroids& centroids, int64_t words,
+                  int64_t columns, float largest, int64_t n0, int64_t count) {
+  const int64_t depth = args.depth, padded = round_up(count, kProductRows);
+  const int64_t pitch = round_up(words, 16) + 16;  // rows a multiple of 4 KiB apart would share their cache sets
+  Word* rows = static_cast<Word*>(scratch(1, padded * pitch * sizeof(Word)));
+  float* strip = static_cast<float*>(scratch(2, padded * kStripPitch * sizeof(float)));
+  Patch* patches = static_cast<Patch*>(scratch(3, padded * sizeof(Patch)));
+  for (int64_t i = 0; i < count; ++i) {
+    Patch& patch = patches[i] = Patch{};
+    patch.row = args.patches + (n0 + i) * depth;
+    const Written written = write_row(patch.row, middle, depth, -2, rows + i * pitch, words);
+    patch.squared = written.squared;
+    patch.norm2 = 2 * norm_bound(written.squared, depth);
+    patch.error2 = 2 * norm_bound(written.error, depth);
+  }
+  for (int64_t i = count; i < padded; ++i) memset(rows + i * pitch, 0, words * sizeof(Word));
+  const TileSession session;
+  for (int64_t first = 0; first < columns; first += kStripColumns) {
+    const int64_t width = least(kStripColumns, columns - first);
+    for (int64_t j = 0; j < width; j += kTileColumns)
+      for (int64_t i = 0; i < count; i += kProductRows)
+        multiply_product(rows + i * pitch, pitch, centroids.packed + (first + j) * words, words,
+                         strip + i * kStripPitch + j, kStripPitch);
+    for (int64_t i = 0; i < count; ++i) choose(args, centroids, strip + i * kStripPitch, first, width, patches[i]);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float reach = patches[i].norm2 + 2 * largest;
+    const bool bounded = reach * reach < 1e38f;  // false for NaN and infinity too
+    const Nearest nearest = bounded ? patches[i].nearest : search_all(args, patches[i].row);
+    args.index[n0 + i] = nearest.index;
+    args.distance[n0 + i] = __builtin_sqrtf(nearest.squared);
+  }
+}
+
 }  // namespace
 
 void kmeans_assign_cpu(const KmeansArgs& args, int threads) {
-  const int64_t depth = args.depth, words = round_up((depth + kElements - 1) / kElements, kProductWords);
   if (args.count == 0) return;
+  const int64_t words = round_up((args.depth + kElements - 1) / kElements, kProductWords);
   const int64_t panels = (args.clusters + kTileColumns - 1) / kTileColumns, columns = panels * kTileColumns;
-  const int64_t middle_size = round_up(depth, 16);
-  float* shared = static_cast<float*>(scratch(0, (middle_size + columns * (words + 4)) * sizeof(float)));
-  float* middle = shared;
-  const Centroids centroids{reinterpret_cast<Word*>(shared + middle_size + 4 * columns), shared + middle_size,
-                            shared + middle_size + columns, shared + middle_size + 2 * columns,
-                            shared + middle_size + 3 * columns};
-
-  memset(middle, 0, middle_size * sizeof(float));
-  const int64_t step = most(args.clusters / kMiddleOf, 1), used = (args.clusters + step - 1) / step;
-  for (int64_t k = 0; k < args.clusters; k += step)
-    for (int64_t d = 0; d < depth; ++d) middle[d] += args.centroids[k * depth + d] * (1.0f / static_cast<float>(used));
-
-  auto pack = [&](int64_t panel, int) {
-    const int64_t k0 = panel * kTileColumns, count = least(kTileColumns, args.clusters - k0);
-    Word* rows = static_cast<Word*>(scratch(1, kTileColumns * words * sizeof(Word)));
-    for (int64_t j = 0; j < kTileColumns; ++j) {
-      const int64_t k = k0 + j;
-      Written written{__builtin_inff(), 0};
-      if (j < count) written = write_row(args.centroids + k * depth, middle, depth, 1, rows + j * words, words);
-      centroids.squared[k] = written.squared;
-      const float norm = j < count ? norm_bound(written.squared, depth) : 0;
-      centroids.norm[k] = norm;
-      centroids.error[k] = j < count ? norm_bound(written.error, depth) + sum_error(depth) * norm : 0;
-      centroids.base[k] = 4 * sum_error(depth) * norm * norm + 1e-30f;
-    }
-    pack_columns(rows, words, count, words, centroids.packed + panel * words * kTileColumns);
-  };
+  const int64_t middle_size = round_up(args.depth, 16);
+  float* middle = static_cast<float*>(scratch(0, (middle_size + columns * (words + 4)) * sizeof(float)));
+  float* bounds = middle + middle_size;
+  const Centroids centroids{reinterpret_cast<Word*>(bounds + 4 * columns), bounds, bounds + columns,
+                            bounds + 2 * columns, bounds + 3 * columns};
+  write_middle(args, middle);
+  auto pack = [&](int64_t panel, int) { pack_panel(args, middle, panel, words, centroids); };
   parallel(panels, threads, pack);
-  float largest = 0;  // a NaN or infinite centroid, or sums near overflow, void the bound: everything is measured
-  for (int64_t k = 0; k < args.clusters; ++k)
-    largest = centroids.norm[k] <= largest ? largest : centroids.norm[k];
+  float largest = 0;  // NaN or infinity, as sums near overflow, void the bound: everything is measured
+  for (int64_t k = 0; k < args.clusters; ++k) {
+    const float norm = centroids.norm[k];
+    largest = norm > largest || norm != norm ? norm : largest;  // a NaN stays
+  }
 
+  // As many blocks for each thread, of equal size.
   const int64_t workers = resolve_threads(threads, (args.count + kProductRows - 1) / kProductRows);
   const int64_t rounds = ((args.count + kBlockRows - 1) / kBlockRows + workers - 1) / workers;
   const int64_t block = round_up((args.count + rounds * workers - 1) / (rounds * workers), kProductRows);
-  // Rows a multiple of 4 KiB apart would share their cache sets.
-  const int64_t pitch = round_up(words, 16) + 16;
   auto run = [&](int64_t task, int) {
-    const int64_t n0 = task * block, count = least(block, args.count - n0);
-    Word* rows = static_cast<Word*>(scratch(1, block * pitch * sizeof(Word)));
-    float* strip = static_cast<float*>(scratch(2, block * kStripPitch * sizeof(float)));
-    Patch* patches = static_cast<Patch*>(scratch(3, block * sizeof(Patch)));
-    for (int64_t i = 0; i < round_up(count, kProductRows); ++i) {
-      Patch& patch = patches[i] = Patch{};
-      if (i >= count) {
-        memset(rows + i * pitch, 0, words * sizeof(Word));
-        continue;
-      }
-      patch.row = args.patches + (n0 + i) * depth;
-      const Written written = write_row(patch.row, middle, depth, -2, rows + i * pitch, words);
-      patch.squared = written.squared;
-      patch.norm2 = 2 * norm_bound(written.squared, depth);
-      patch.error2 = 2 * norm_bound(written.error, depth);
-    }
-    const TileSession session;
-    for (int64_t first = 0; first < columns; first += kStripColumns) {
-      const int64_t width = least(kStripColumns, columns - first);
-      for (int64_t j = 0; j < width; j += kTileColumns)
-        for (int64_t i = 0; i < count; i += kProductRows)
-          multiply_product(rows + i * pitch, pitch, centroids.packed + (first + j) * words, words,
-                           strip + i * kStripPitch + j, kStripPitch);
-      for (int64_t i = 0; i < count; ++i) choose(args, centroids, strip + i * kStripPitch, first, width, patches[i]);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const float reach = patches[i].norm2 + 2 * largest;
-      const bool bounded = reach * reach < 1e38f;  // false for NaN and infinity too
-      const Nearest nearest = bounded ? patches[i].nearest : search_all(args, patches[i].row);
-      args.index[n0 + i] = nearest.index;
-      args.distance[n0 + i] = __builtin_sqrtf(nearest.squared);
-    }
+    assign_block(args, middle, centroids, words, columns, largest, task * block, least(block, args.count - task * block));
   };
   parallel((args.count + block - 1) / block, threads, run);
 }

@@ -75,9 +75,10 @@ def test_kmeans_takes_the_lowest_of_equal_centroids(rng: np.random.Generator) ->
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 3e38, 1e-30, 1e-42, 0.0])
 @pytest.mark.parametrize("where", ["patch", "centroid", "both"])
-def test_kmeans_extreme_values(rng: np.random.Generator, value: float, where: str) -> None:
+@pytest.mark.parametrize("k", [37, 700])
+def test_kmeans_extreme_values(rng: np.random.Generator, value: float, where: str, k: int) -> None:
     patches = rng.standard_normal((23, 70), dtype=np.float32)
-    centroids = rng.standard_normal((37, 70), dtype=np.float32)
+    centroids = rng.standard_normal((k, 70), dtype=np.float32)
     if where in ("patch", "both"):
         patches[7, 33] = value
     if where in ("centroid", "both"):
