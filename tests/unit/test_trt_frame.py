@@ -180,6 +180,25 @@ def test_kernel_that_fails_leaves_the_next_frame_its_chance(machine, monkeypatch
     backend.close()
 
 
+def test_kernel_that_loses_the_device_is_remembered(machine, monkeypatch):
+    backend = machine.open(model(**MAP_MODEL))
+    with FrameOnGpu(backend, **OPTIONS) as run:
+
+        def fail(*_, **__):
+            raise BackendError(
+                "KERNELS_CUDA", "CUDA refused resize_on: an illegal memory access was encountered."
+            )
+
+        monkeypatch.setattr(machine.kernels, "resize", fail, raising=False)
+        with pytest.raises(BackendError):
+            run(FRAME)
+        assert backend.is_lost
+        with pytest.raises(BackendError) as caught:
+            backend.open_request()
+        assert caught.value.code == "DEVICE_LOST"
+    backend.close()
+
+
 def test_stand_in_has_the_signatures_of_the_real_kernels():
     import inspect
 

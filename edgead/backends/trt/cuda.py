@@ -27,6 +27,7 @@ __all__ = [
     "Graph",
     "HostBuffer",
     "error_of",
+    "is_sticky",
     "primary_context",
     "translated",
 ]
@@ -233,13 +234,19 @@ def error_of(text: str) -> BackendError:
     lowered = text.lower()
     if says_out_of_memory(lowered):
         return BackendError("DEVICE_OOM", f"the GPU has no memory left: {text}.")
-    if any(word in lowered for word in _STICKY):
+    if is_sticky(lowered):
         return BackendError(
             "DEVICE_LOST",
             f"the GPU's context is lost: {text}.",
             "Restart the process; nothing in it can use the GPU any more.",
         )
     return BackendError("BACKEND_ERROR", f"{text}.")
+
+
+def is_sticky(text: str) -> bool:
+    """True for what CUDA says when the context is lost."""
+    lowered = text.lower()
+    return any(word in lowered for word in _STICKY)
 
 
 def _checked(status: int, call: str) -> None:

@@ -18,6 +18,7 @@ from edgead.backends.trt.cuda import (
     Graph,
     HostBuffer,
     error_of,
+    is_sticky,
     translated,
 )
 from edgead.errors import BackendError
@@ -366,7 +367,8 @@ class TrtRequest:
             with translated():
                 yield
         except BackendError as error:
-            if error.code == "DEVICE_LOST":
+            # The kernels' own errors carry CUDA's words under another code.
+            if error.code == "DEVICE_LOST" or is_sticky(error.message):
                 self._backend.is_lost = True
             raise
 
