@@ -147,7 +147,7 @@ def commission(
     """
     from edgead.backends import open_backend
     from edgead.bundle import read_bundle, write_bundle
-    from edgead.choice import choose
+    from edgead.choice import certificates, choose
     from edgead.evaluate import data
     from edgead.evaluate.commission import commission as learn
 
@@ -157,6 +157,8 @@ def commission(
     ready = learn(old, engine, frames, false_reject_rate=false_reject, confidence=confidence)
     write_bundle(bundle, ready.bundle)
     say(ready.promise.message)
+    if certificates(old):
+        say("the precision certificates held the old threshold: run edgead certify again")
     result = {
         "threshold": ready.promise.threshold,
         "bound": ready.promise.bound,

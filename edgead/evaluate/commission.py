@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead.backends.base import Backend
-from edgead.bundle import Bundle
+from edgead.bundle import CERTIFICATES, Bundle
 from edgead.errors import CalibrationError
 from edgead.evaluate.anomalies import simulate
 from edgead.evaluate.threshold import (
@@ -143,7 +143,8 @@ def commission(
     golden, pictures = _golden(scorer, frames, promise.threshold, seed)
     old = {entry.name: None for entry in manifest.golden}
     ready = bundle.with_members(
-        {**old, **pictures},
+        # Certificates go: their flips were counted at the old threshold.
+        {**old, **pictures, CERTIFICATES: None},
         frame=frame,
         thresholds=thresholds,
         input_ranges=_ranges(measured),

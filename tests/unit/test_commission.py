@@ -167,3 +167,8 @@ def test_rates_out_of_range(options, code):
     with pytest.raises(ConfigError) as error:
         learn(grey(6), **options)
     assert error.value.code == code
+
+
+def test_certificates_of_the_old_threshold_go():
+    bundle = gravel_bundle().with_members({"certificates.json": b"[]\n"})
+    assert "certificates.json" not in learn(grey(8), bundle).bundle.members
