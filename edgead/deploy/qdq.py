@@ -23,7 +23,7 @@ import onnx
 
 from edgead.errors import BundleError
 
-__all__ = ["FORMS", "Form", "Layout", "int8_model", "quantisable"]
+__all__ = ["FORMS", "Form", "Layout", "int8_model", "quantisable", "weight_bytes"]
 
 Form = Literal["s8", "u8s8", "qdq"]
 Layout = Literal["all", "conv-only"]
@@ -67,6 +67,12 @@ def quantisable(model: onnx.ModelProto, *, layout: Layout = "all") -> list[str]:
             sums.append(node.name)
             taken.add(node.name)
     return [node.name for node in model.graph.node if node.name in taken]
+
+
+def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of constants that each node reads."""
+    sizes = {item.name: len(item.raw_data) for item in model.graph.initializer}
+    return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in model.graph.node}
 
 
 def int8_model(

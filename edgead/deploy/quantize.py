@@ -25,7 +25,7 @@ from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits, agreement
 from edgead.deploy.certificate import encoded, issue, merged, score_frames
 from edgead.deploy.half import half_model, prove_ranges
-from edgead.deploy.qdq import FORMS, Form, Layout, int8_model, quantisable
+from edgead.deploy.qdq import FORMS, Form, Layout, int8_model, quantisable, weight_bytes
 from edgead.deploy.search import Plan, Search, Trial
 from edgead.errors import BackendError, BundleError, ConfigError
 from edgead.scorer import Scorer
@@ -160,13 +160,14 @@ class _Job:
             plans.nodes,
             frozenset(kept_nodes(plans.nodes, self.recipe.int8)),
             self.limits,
+            weight_bytes(self.model),
             minutes=self.minutes,
             journal=self._journal_path(),
             report=self.report,
         )
         for tried, trial in enumerate(search.plans()):
             forms = plans.forms(trial.plan)
-            table = [one.row() for one in search.trials]
+            table = [one.row(plans.nodes) for one in search.trials]
             if self._certify("int8", forms, self.backends, table):
                 self.members |= forms
                 self.record["int8"] = trial.row() | {"layout": self.layout}

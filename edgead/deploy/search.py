@@ -2,7 +2,8 @@
 
 As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator;
 then the best with corrected biases; then each layer is quantised alone to see which hurts, and
-bisection finds how many of the worst must be restored to floating point. Each trial is kept on disk,
+bisection finds how many of the worst must be restored to floating point; what is not needed among
+them is given back. Each trial is kept on disk,
 so that a search that was cut off goes on where it stood.
 """
 
@@ -68,13 +69,17 @@ class Trial:
         found = self.agreement
         return found is not None and not found.misses(limits) and self.error() <= max_error
 
-    def row(self) -> dict[str, Any]:
-        """One line of the certificate's table."""
+    def row(self, nodes: Sequence[str] = ()) -> dict[str, Any]:
+        """One line of the certificate's table; a layer quantised alone among ``nodes`` is named so."""
         row: dict[str, Any] = {
             "calibrator": str(self.plan.calibrator),
             "bias_correction": self.plan.corrected,
-            "kept": sorted(self.plan.kept),
         }
+        quantised = [name for name in nodes if name not in self.plan.kept]
+        if len(quantised) == 1:
+            row["only"] = quantised[0]
+        else:
+            row["kept"] = sorted(self.plan.kept)
         if self.agreement is not None:
             one = self.agreement
             row |= {
@@ -93,6 +98,7 @@ class Search:
         nodes: Nodes that can be quantised.
         kept: Those that the recipe keeps in floating point.
         limits: What must hold.
+        costs: Bytes of weights of each node: the costliest restored layer is given back first.
         minutes: Budget of new trials; what was remembered costs nothing.
         journal: File that trials are remembered in; None remembers in memory.
         report: Called with a stage and the share of the budget spent.
@@ -102,6 +108,7 @@ class Search:
     nodes: Sequence[str]
     kept: frozenset[str]
     limits: Limits
+    costs: Mapping[str, int] = field(default_factory=dict)
     minutes: float = 10.0
     journal: Path | None = None
     report: Callable[[str, float], None] | None = None
@@ -166,11 +173,23 @@ class Search:
             kept = self.kept | set(order[:middle])
             trial = self._try(replace(start.plan, kept=kept), "restoring layers")
             if trial is None:
-                return found
+                break
             if trial.holds(self.limits, max_error):
                 found, many = trial, middle
             else:
                 few = middle
+        return None if found is None else self._give_back(found, max_error)
+
+    def _give_back(self, found: Trial, max_error: float) -> Trial:
+        """Quantise again what need not be restored beside the others, costliest first."""
+        restored = found.plan.kept - self.kept
+        for name in sorted(restored, key=lambda one: (-self.costs.get(one, 0), one)):
+            plan = replace(found.plan, kept=found.plan.kept - {name})
+            trial = self._try(plan, "giving layers back")
+            if trial is None:
+                break
+            if trial.holds(self.limits, max_error):
+                found = trial
         return found
 
     def _try(self, plan: Plan, stage: str) -> Trial | None:

@@ -163,6 +163,20 @@ def test_a_plan_that_proof_refuses_is_followed_by_a_closer_one():
     assert found == [{"a", "c"}, {"a", "c", "e"}, {"a", "c", "d", "e"}]
 
 
+def test_what_need_not_be_restored_is_given_back():
+    """Alone ``c`` harms more than ``e``; beside a restored ``a`` it does no harm at all."""
+
+    class Together(Simulated):
+        def __call__(self, plan):
+            alone = len(plan.kept) == len(HARM) - 1
+            harms = dict(HARM, c=0.2 if alone or "a" not in plan.kept else 0.0, e=0.15)
+            error = sum(harm for name, harm in harms.items() if name not in plan.kept)
+            fields = {**GOOD.__dict__, "score_change_rms": error, "flips": int(error > 0.1)}
+            return Agreement(**fields)
+
+    assert next(search(Together(), costs={"c": 900}).plans()).plan.kept == {"a", "e"}
+
+
 def test_full_int8_is_taken_when_it_holds():
     class Harmless(Simulated):
         def __call__(self, plan):
