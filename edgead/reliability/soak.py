@@ -1,8 +1,9 @@
 """A detector at full speed for hours: does memory grow, do handles leak, does it get slower?
 
-The memory slope is the least-squares line through block medians of the resident set after a warm-up,
-with a 95 % interval from the blocks' scatter about the line (Student's t). Resident memory moves in
-steps, so blocks are long and few: neighbouring samples are not independent, block medians nearly so.
+The memory slope is the mean increment between block medians of the resident set after a warm-up,
+with a 95 % interval from the increments' scatter (Student's t). Resident memory moves in steps and
+stays there, so the increments are what is independent, not the levels: a line fitted to the levels
+would take a single step of a few pages for growth that is certain.
 """
 
 from __future__ import annotations
@@ -181,12 +182,11 @@ def memory_slope(hours: Any, megabytes: Any) -> tuple[float, float]:
     """
     times = [float(np.mean(block)) for block in np.array_split(np.asarray(hours), _BLOCKS)]
     sizes = [float(np.median(block)) for block in np.array_split(np.asarray(megabytes), _BLOCKS)]
-    x = np.asarray(times) - np.mean(times)
-    y = np.asarray(sizes) - np.mean(sizes)
-    slope = float(x @ y / (x @ x))
-    scatter = float(((y - slope * x) ** 2).sum())
-    freedom = _BLOCKS - 2
-    return slope, _T95[freedom - 1] * math.sqrt(scatter / freedom / float(x @ x))
+    increments = np.diff(sizes)
+    block_hours = (times[-1] - times[0]) / (_BLOCKS - 1)
+    error = float(increments.std(ddof=1)) / math.sqrt(len(increments))
+    slope, half = float(increments.mean()), _T95[len(increments) - 2] * error
+    return slope / block_hours, half / block_hours
 
 
 def _noise(bundle: Bundle) -> list[Frame]:

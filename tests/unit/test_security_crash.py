@@ -93,7 +93,25 @@ def test_soak_is_flat_and_finds_a_leak() -> None:
 def test_memory_slope_is_that_of_the_line() -> None:
     hours = np.linspace(0, 2, 2400)
     noise = np.random.default_rng(0).normal(0, 0.5, 2400)
-    for true in (0.0, 3.0):
+    for true in (0.0, 5.0):
         slope, half = memory_slope(hours, 200 + true * hours + noise)
-        assert abs(slope - true) < half < 0.2
+        assert abs(slope - true) < half < 1  # the half-width that a release needs
+        assert (slope - half > 0) == (true > 0)
     assert memory_slope(hours, np.full(2400, 200.0)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("at", [150, 1200, 2200])
+def test_one_step_is_no_growth(at: int) -> None:
+    slope, half = memory_slope(np.linspace(0, 2, 2400), 200.0 + (np.arange(2400) > at))
+    assert slope - half < 0 < slope + half
+
+
+def test_the_interval_covers_no_growth_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    hours = np.linspace(0, 2, 2400)
+    covered = 0
+    for _ in range(300):
+        walk = np.where(draw.random(2400) < 0.02, draw.normal(0, 0.1, 2400), 0).cumsum()
+        slope, half = memory_slope(hours, 200 + walk)
+        covered += abs(slope) <= half
+    assert 0.90 <= covered / 300 <= 0.99
