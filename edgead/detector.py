@@ -21,6 +21,7 @@ from edgead.types import Detection
 
 if TYPE_CHECKING:
     from edgead.stream import Stream
+    from edgead.stream.triggered import Triggered
 
 __all__ = ["Detector"]
 
@@ -133,6 +134,18 @@ class Detector:
         if hold_off_builds is not None:
             hold_off_builds()
         return stream.run(self, source, **options)
+
+    def triggered(self, *, deadline_ms: float | None, **options: Any) -> Triggered:
+        """Answer a line's triggers: ``station.on_trigger(trigger_id, frame)`` gives its `Outcome`.
+
+        Args:
+            deadline_ms: An answer leaves in this time after capture, UNKNOWN if need be.
+            options: See `edgead.stream.triggered.Triggered`.
+        """
+        from edgead.stream.triggered import Triggered
+
+        self._check_state()
+        return Triggered(self, deadline_ms=deadline_ms, **options)
 
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
         """Judge the bundle's golden images on this machine and back end.

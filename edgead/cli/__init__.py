@@ -30,6 +30,10 @@ for group in (learn, judge, look, precise, prove):
     group.register(app)
 
 
+#: The stream's watchdog gave up: systemd restarts the service.
+_GAVE_UP = frozenset({"BACKEND_HUNG", "WORKER_LOST"})
+
+
 def main() -> NoReturn:
     """Run a command; a user's error is a sentence, never a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -37,7 +41,7 @@ def main() -> NoReturn:
         app()
     except EdgeadError as error:
         say(f"error: {error}")
-        sys.exit(2)
+        sys.exit(70 if error.code in _GAVE_UP else 2)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from gravel import PATH, gravel_bundle, gravel_frame, with_blot
 import edgead
 import edgead.cli
 from edgead.bundle import read_bundle, write_bundle
+from edgead.errors import BackendError
 from edgead.images import save_image
 
 BACKBONE = "test_efficientnet"
@@ -232,3 +234,16 @@ def test_the_module_runs_as_a_program():
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["manifest"]["edgead"]
     assert edgead.__version__
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BackendError("BACKEND_HUNG", "the judge hung."), 70),
+        (BackendError("WORKER_LOST", "the worker died."), 70),
+        (BackendError("PROVIDER", "not installed."), 2),
+    ],
+)
+def test_exit_codes_of_a_watchdog_that_gave_up(command, monkeypatch, error, status):
+    monkeypatch.setattr(edgead.cli, "app", Mock(side_effect=error))
+    assert command("run")[0] == status

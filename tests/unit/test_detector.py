@@ -282,3 +282,14 @@ def test_a_wrong_golden_score_names_the_image():
         "[GOLDEN] golden/good_0.png scored 0.39216, expected 0.37216 ± 0.0033, on openvino fp32. "
         "Not started. Try another backend or precision, or make the bundle again."
     )
+
+
+def test_a_trigger_is_answered_once_by_its_id():
+    with (
+        Detector(gravel_bundle(), threads=1) as detector,
+        detector.triggered(deadline_ms=60_000) as station,
+    ):
+        first = station.on_trigger("part-1", gravel_frame())
+        again = station.on_trigger("part-1", gravel_frame())
+    assert (first.accept, first.trigger_id) == (True, "part-1")
+    assert (again.accept, again.reason) == (False, "DUPLICATE_ID")
