@@ -26,17 +26,13 @@ def floats(name: str, array: Any, letters: str) -> npt.NDArray[np.float32]:
 
 def shaped(name: str, array: Any, letters: str) -> None:
     """Refuse what is no NumPy array or has another rank than len(letters)."""
+    if isinstance(array, np.ndarray) and array.ndim == len(letters):
+        return
     expected = f"[{', '.join(letters)}]"
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} is a {type(array).__name__}; expected a NumPy array {expected}.")
     if array.ndim != len(letters):
         raise ValueError(f"{name} has shape {array.shape}; expected {expected}.")
-
-
-def same(condition: bool, message: str) -> None:
-    """Refuse with a ready sentence about shapes that disagree."""
-    if not condition:
-        raise ValueError(message)
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
@@ -129,41 +125,44 @@ def output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: tuple[Any, ...]
 
 def cluster_shapes(patches: tuple[int, ...], centroids: tuple[int, ...]) -> None:
     """[N, D] and [K, D] that agree in D, with K >= 1."""
-    same(
-        patches[1] == centroids[1],
-        f"patches {patches} and centroids {centroids} disagree in D; expected [N, D] and [K, D].",
-    )
-    same(centroids[0] > 0, f"centroids has shape {centroids}; expected [K, D] with K >= 1.")
+    if patches[1] != centroids[1]:
+        raise ValueError(
+            f"patches {patches} and centroids {centroids} disagree in D; expected [N, D] and [K, D]."
+        )
+    if centroids[0] == 0:
+        raise ValueError(f"centroids has shape {centroids}; expected [K, D] with K >= 1.")
 
 
 def node_shapes(
     f: tuple[int, ...], g: tuple[int, ...], position: tuple[int, ...] | None, k: Any
 ) -> int:
     """[B, N, C] twice and [N, N], and k from 1 to N, which is returned."""
-    same(f == g, f"f {f} and g {g} differ; expected both [B, N, C].")
     nodes = f[1]
-    same(nodes > 0, f"f has shape {f}; expected [B, N, C] with N >= 1.")
-    same(
-        position is None or position == (nodes, nodes),
-        f"position has shape {position}; expected [N, N] = {(nodes, nodes)} for f {f}.",
-    )
+    if f != g:
+        raise ValueError(f"f {f} and g {g} differ; expected both [B, N, C].")
+    if nodes == 0:
+        raise ValueError(f"f has shape {f}; expected [B, N, C] with N >= 1.")
+    if position is not None and position != (nodes, nodes):
+        raise ValueError(
+            f"position has shape {position}; expected [N, N] = {(nodes, nodes)} for f {f}."
+        )
     return integer("k", k, 1, nodes)
 
 
 def map_shape(shape: tuple[int, ...]) -> None:
     """[B, h, w] with maps that are not empty."""
-    same(
-        0 < shape[1] <= MAX_SIDE and 0 < shape[2] <= MAX_SIDE,
-        f"anomaly_map has shape {shape}; expected [B, h, w] with sides from 1 to {MAX_SIDE}.",
-    )
+    if not (0 < shape[1] <= MAX_SIDE and 0 < shape[2] <= MAX_SIDE):
+        raise ValueError(
+            f"anomaly_map has shape {shape}; expected [B, h, w] with sides from 1 to {MAX_SIDE}."
+        )
 
 
 def frame_shape(shape: tuple[int, ...]) -> None:
     """[H, W, C] with 1, 3 or 4 channels."""
-    same(
-        shape[2] in (1, 3, 4) and 1 <= shape[0] <= MAX_SIDE and 1 <= shape[1] <= MAX_SIDE,
-        f"frame has shape {shape}; expected [H, W, C] with sides from 1 to {MAX_SIDE} and 1, 3 or 4 channels.",
-    )
+    if not (shape[2] in (1, 3, 4) and 1 <= shape[0] <= MAX_SIDE and 1 <= shape[1] <= MAX_SIDE):
+        raise ValueError(
+            f"frame has shape {shape}; expected [H, W, C] with sides from 1 to {MAX_SIDE} and 1, 3 or 4 channels."
+        )
 
 
 def frame(array: Any) -> npt.NDArray[np.uint8]:
