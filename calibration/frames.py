@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,15 +127,37 @@ def gather(
 
 
 def proof_frames(
-    source: str | Path, scorer: Scorer, size: tuple[int, int], *, seed: int = 0
+    source: str | Path,
+    scorer: Scorer,
+    size: tuple[int, int],
+    *,
+    without: Collection[str] = (),
+    seed: int = 0,
 ) -> list[ProofFrame]:
     """Frames to prove on alone: a labelled ``test`` folder, else good images and simulated defects.
 
     Frames that the bundle refuses to judge (light, size) are left out and logged.
+
+    Args:
+        source: The folder.
+        scorer: The bundle's FP32 model.
+        size: (h, w) of the engine input.
+        without: SHA-256 of files that calibrated, which prove nothing.
+        seed: Of the choice of frames and the simulated defects.
+
+    Raises:
+        CalibrationError: DATA_* as `edgead.evaluate.data.find_training`, CERTIFY_FRAMES.
     """
     rng = np.random.default_rng(seed)
     if not (Path(source) / "test").is_dir():
-        paths = data.find_training(source)
+        paths = [p for p in data.find_training(source) if data.file_hash(p) not in without]
+        if len(paths) < 2:
+            raise CalibrationError(
+                "CERTIFY_FRAMES",
+                f"{source} holds {len(paths)} images that did not calibrate this bundle; "
+                "expected at least 2.",
+                "Give other good images of this line.",
+            )
         chosen = sorted(rng.permutation(len(paths))[: PROVE // 2].tolist())
         return with_simulated(data.load_images([paths[i] for i in chosen]), scorer, size, rng)
     samples = data.find_test(source)

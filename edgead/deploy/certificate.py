@@ -19,7 +19,7 @@ import numpy as np
 from edgead.backends import member_for, open_backend
 from edgead.backends.base import Backend
 from edgead.backends.kind import arithmetic, device_kind
-from edgead.bundle import CERTIFICATES, Bundle, read_bundle, write_bundle
+from edgead.bundle import CALIBRATION, CERTIFICATES, Bundle, read_bundle, write_bundle
 from edgead.calibration.frames import ProofFrame, proof_frames
 from edgead.choice import certificates
 from edgead.deploy.agreement import Limits, Scores, agreement
@@ -144,7 +144,8 @@ def certify(
     bundle = read_bundle(bundle_path)
     base = open_backend(backend, bundle.members, precision="fp32", threads=threads)
     size = bundle.manifest.input.size
-    frames = proof_frames(images_dir, Scorer(bundle, base), size, seed=seed)
+    scorer = Scorer(bundle, base)
+    frames = proof_frames(images_dir, scorer, size, without=_calibrated_on(bundle), seed=seed)
     if not frames:
         raise CalibrationError(
             "CERTIFY_FRAMES",
@@ -161,6 +162,7 @@ def certify(
             issue(
                 bundle, frames, backend=backend, precision=precision, limits=limits,
                 threads=threads, defects="labelled" if labelled else "simulated",
+                search=_search_of(bundle, precision),
             )
         )  # fmt: skip
     table = merged(certificates(bundle), made)
@@ -181,6 +183,18 @@ def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list
 def encoded(table: Sequence[Mapping[str, Any]]) -> bytes:
     """The member ``certificates.json``."""
     return json.dumps(table, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _calibrated_on(bundle: Bundle) -> frozenset[str]:
+    """SHA-256 of the images that calibrated the bundle."""
+    record = json.loads(bundle.members.get(CALIBRATION, b"{}"))
+    return frozenset(image["sha256"] for image in record.get("images", []))
+
+
+def _search_of(bundle: Bundle, precision: str) -> list[dict[str, Any]]:
+    """How the model of a precision was found: the table goes from certificate to certificate."""
+    tables = [c.get("search", []) for c in certificates(bundle) if c["precision"] == precision]
+    return max(tables, key=len, default=[])
 
 
 def _is_held(bundle: Bundle, backend: str, precision: str) -> bool:

@@ -85,7 +85,20 @@ def test_quantize_adds_members_with_certificates_and_each_precision_runs(bundle,
     )
     again = certify(bundle, good, backend="onnxruntime", precisions=["int8"], limits=WIDE)
     assert [c["precision"] for c in again["certificates"]] == ["int8"]
-    assert len(json.loads(read_bundle(bundle).members[CERTIFICATES])) == len(table)
+    after = json.loads(read_bundle(bundle).members[CERTIFICATES])
+    assert len(after) == len(table)
+    assert [c["search"] for c in again["certificates"]] == [told["certificates"][-1]["search"]]
+    calibrated = {image["name"] for image in record["images"]}
+    only = good.with_name("only")
+    only.mkdir()
+    for name in calibrated:
+        shutil.copy(good / name, only)
+    with pytest.raises(CalibrationError) as frames:
+        certify(bundle, only, backend="onnxruntime")
+    assert str(frames.value) == (
+        f"[CERTIFY_FRAMES] {only} holds 0 images that did not calibrate this bundle; expected at "
+        "least 2. Give other good images of this line."
+    )
 
 
 def test_when_nothing_holds_nothing_is_added_and_the_closest_is_named(bundle, good):
