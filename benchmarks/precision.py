@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--target", default="sm86")
+    parser.add_argument("--note", default="", help="what else a reader must know of this run")
     options = parser.parse_args()
     bundle = read_bundle(options.bundle)
     manifest = bundle.manifest
@@ -133,7 +134,8 @@ def main() -> None:
         "verify": golden(bundle, threads=options.threads),
         "tensorrt_rtx_builds": rtx_builds(bundle, options.target),
         "auto": choose(bundle).why,
-        "certificates": certificates(bundle),
+        "note": options.note,
+        "certificates": [{**one, "search": len(one["search"])} for one in certificates(bundle)],
     }
     name = f"precision_{manifest.method}_{options.name}"
     command = f"python benchmarks/precision.py --bundle B --data ROOT --name {options.name} --threads {options.threads}"
