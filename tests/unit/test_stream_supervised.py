@@ -147,11 +147,11 @@ def test_a_worker_that_dies_too_often_ends_the_stream() -> None:
 
 
 def test_the_deadline_holds_while_native_code_keeps_the_gil() -> None:
-    judge = Supervised(functools.partial(make_gil_holder, 0.3))
+    judge = Supervised(functools.partial(make_gil_holder, 20.0))
     with Triggered(judge, deadline_ms=100) as station:
         start = time.monotonic()
         outcome = station.on_trigger("1", textured(1))
-        assert time.monotonic() - start < 0.25  # the worker itself takes 0.3 s
+        assert time.monotonic() - start < 15  # the worker itself takes 20 s
     assert outcome.reason == "DEADLINE_RUNNING"
     judge.close()
 
@@ -164,7 +164,7 @@ def test_closing_does_not_wait_for_a_hung_worker() -> None:
     start = time.monotonic()
     judge.close()
     stream.close()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 15  # the hang is endless
 
 
 def test_cuda_frames_are_refused() -> None:
