@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 import time
@@ -80,6 +81,9 @@ def train(
 ) -> Trained:
     """Train a method on good images and write a bundle.
 
+    A training that was stopped goes on where it was when the same one is started again: its
+    checkpoints lie beside ``out`` until the bundle is written.
+
     Args:
         make: Gives an untrained method, e.g. ``lambda: make_method("trisimplenet")``; called once
             more a fold where images are few.
@@ -103,7 +107,7 @@ def train(
     spec = frame_spec(frames)
     if spec.size is None:
         _log.warning("%s", data.describe_sizes(data.image_sizes(paths)))
-    run = _Run(make, budget or Budget(), spec, seed, report)
+    run = _Run(make, budget or Budget(), spec, seed, report, Path(out))
     few = len(paths) < CROSS_FIT_BELOW
     fit = run.cross_fitted if few else run.held_out
     fitted, held, scored, how = fit(paths)
@@ -120,6 +124,7 @@ def train(
     )
     parity = _prove(fitted, ready, run, held)
     write_bundle(out, ready.bundle)
+    run.discard_checkpoints()
     return Trained(ready.bundle, ready.promise, parity, time.monotonic() - started)
 
 
@@ -133,14 +138,11 @@ class _Run:
         frame: FrameSpec,
         seed: int,
         report: Callable[[Progress], None] | None,
+        out: Path,
     ) -> None:
-        self.make, self.budget, self.frame, self.seed, self.report = (
-            make,
-            budget,
-            frame,
-            seed,
-            report,
-        )
+        self.make, self.budget, self.frame = make, budget, frame
+        self.seed, self.report, self.out = seed, report, out
+        self._loops: list[Loop] = []
 
     def held_out(
         self, paths: Sequence[Path]
@@ -174,10 +176,24 @@ class _Run:
         method = self.make()
         input_spec = InputSpec(size=method.image_size, mean=[0.0] * 3, std=[1.0] * 3)
         images = _Resized(data.load_images(paths), Preprocess(self.frame, input_spec))
-        loop = Loop(budget, seed=self.seed, report=self.report)
+        identity = f"{method.name} {method.config} {data.set_hash(paths)} {self.seed}"
+        fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        loop = Loop(
+            budget,
+            seed=self.seed,
+            report=self.report,
+            checkpoint=self.out.with_name(f".{self.out.name}.training-{fingerprint[:12]}"),
+            fingerprint=fingerprint,
+        )
+        self._loops.append(loop)
         method.fit(images, loop)
         spec = method.export_spec()
         return _Fitted(spec, onnx_from_spec(spec, method.image_size), loop, method)
+
+    def discard_checkpoints(self) -> None:
+        """The bundle is safe: what a resumed training would need is no longer wanted."""
+        for loop in self._loops:
+            loop.discard_checkpoints()
 
     def backend(self, fitted: _Fitted) -> Backend:
         """The FP32 engine that thresholds are learnt on."""
