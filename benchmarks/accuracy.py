@@ -11,7 +11,7 @@ only to measure.
 
 Several ``--minutes`` give the curve of accuracy over training time: each is a training of its own, since learning
 rates follow the time that is given. ``--table`` draws the results as Markdown beside the papers' figures;
-``--readme FILE`` puts that between the file's ``<!-- accuracy -->`` marks.
+``tables.py`` puts it into the README.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy_table import in_readme, table
+from accuracy_table import table
 
 import edgead
 from edgead.detector import Detector
@@ -51,12 +51,8 @@ Settings = dict[str, Any]
 def main() -> int:
     options = _options()
     found = _read(options.out)
-    if options.table or options.readme:
-        text = table(found)
-        if options.readme:
-            write_text(options.readme, in_readme(options.readme.read_text(), text))
-        else:
-            print(text)
+    if options.table:
+        print(table(found))
         return 0
     torch.set_num_threads(options.threads or torch.get_num_threads())
     failed = 0
@@ -287,10 +283,9 @@ def _options() -> argparse.Namespace:
     add("--threads", type=int, help="CPU threads of the training")
     add("--out", type=Path, default=RESULTS)
     add("--table", action="store_true", help="draw the results file and stop")
-    add("--readme", type=Path, help="put the table into this file and stop")
     add("--json", action="store_true", help="print the results as one JSON array")
     options = parser.parse_args()
-    if not (options.roots or options.table or options.readme):
+    if not (options.roots or options.table):
         parser.error("give at least one ROOT, or --table")
     return options
 

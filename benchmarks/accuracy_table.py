@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any
 
 Run = dict[str, Any]
-BEGIN, END = "<!-- accuracy -->", "<!-- /accuracy -->"
 
 #: What the papers ran on; figures in per cent, None where the paper gives none.
 #: (image AUROC, pixel AUROC) by MVTec AD category; "mean" is over its 15 categories.
@@ -66,19 +65,6 @@ def table(runs: list[Run]) -> str:
         f"Measured on {', '.join(sorted({_where(run) for run in runs}))}.",
     ]
     return "\n".join(lines)
-
-
-def in_readme(readme: str, text: str) -> str:
-    """The file with the table between its marks.
-
-    Raises:
-        SystemExit: The marks are missing.
-    """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"the file lacks the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def _row_key(run: Run) -> tuple[Any, ...]:

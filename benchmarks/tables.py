@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ __all__ = ["draw", "markdown"]
 
 _TABLE = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 NOT_MEASURED = "not measured"
+NONE = f"{NOT_MEASURED}\n"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -46,19 +47,50 @@ def main_job() -> str:
     return markdown(["figure", "value"], [[name, value] for name, value in figures.items()])
 
 
-def _tables() -> dict[str, Callable[[], str]]:
-    made: dict[str, Callable[[], str]] = {"main_job": main_job}
-    for name in ("kernels", "accuracy", "precision", "end_to_end"):
-        if not any(RESULTS.glob(f"{name}*.json")):
-            made[name] = lambda: f"{NOT_MEASURED}\n"
-            continue
-        for module in (name, f"{name}_table"):
-            try:
-                made[name] = importlib.import_module(module).readme_table
-                break
-            except (ImportError, AttributeError):
-                continue
-    return made
+def kernels() -> str:
+    """The kernels against their peers."""
+    import kernels as benchmark
+
+    return benchmark.readme_table() if (RESULTS / "kernels-cpu.json").exists() else NONE
+
+
+def accuracy() -> str:
+    """Methods by data set, beside the papers' figures."""
+    from accuracy_table import table
+
+    path = RESULTS / "accuracy.json"
+    return f"{table(json.loads(path.read_text()))}\n" if path.exists() else NONE
+
+
+def precision() -> str:
+    """Each precision against FP32: agreement from the certificates, speed from a run of its own."""
+    text = ""
+    for path in sorted(RESULTS.glob("precision_*.json")):
+        found = json.loads(path.read_text())
+        rows = [
+            [
+                one["backend"],
+                one["precision"],
+                f"{one['figures']['auroc_loss']:.4f}",
+                one["figures"]["flips"],
+                f"{one['figures']['rank_correlation']:.4f}",
+                f"{found['speedup'][one['backend']][one['precision']]:.2f}x",
+                f"{one['figures']['size_ratio']:.0%}",
+                "yes" if one["passed"] else "no",
+            ]
+            for one in found["certificates"]
+            if one["arithmetic"] == "native"
+        ]
+        head = ["back end", "precision", "image AUROC loss", "flipped verdicts", "rank correlation"]
+        head += ["speed against fp32", "size", "passed"]
+        text += f"{found['method']} on {found['set']}, {found['test_frames']} frames, "
+        text += (
+            f"{found['provenance']['cpu']}, {found['threads']} threads:\n\n{markdown(head, rows)}\n"
+        )
+    return text or NONE
+
+
+TABLES = {"main_job": main_job, "kernels": kernels, "accuracy": accuracy, "precision": precision}
 
 
 if __name__ == "__main__":
@@ -67,7 +99,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     readme = ROOT / "README.md"
     old = readme.read_text()
-    new = draw(old, _tables())
+    new = draw(old, TABLES)
     if arguments.check:
         sys.exit(0 if new == old else "README.md: run python benchmarks/tables.py")
     files.write_text(readme, new)

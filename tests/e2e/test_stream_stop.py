@@ -27,6 +27,7 @@ def leave(*_):
     raise SystemExit(143)
 
 signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 mode, journal, port = sys.argv[1:4]
 judge, source, children = FakeJudge(), (textured(n % 200) for n in itertools.count()), []
 if mode == "rtsp":

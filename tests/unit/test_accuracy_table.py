@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 
-import pytest
-from accuracy_table import BEGIN, END, in_readme, table
+from accuracy_table import table
 
 RUN = {
     "method": "mlff",
@@ -53,11 +52,3 @@ def test_without_masks_the_pixel_metrics_are_dashes():
     bare["figures"] |= {"pixel_auroc": None, "pro": None}
     assert "| 95.0 (90.0) | – | – |" in table([bare])
     assert table([bare]).splitlines()[2].endswith("| – |")
-
-
-def test_table_goes_between_the_marks_and_nowhere_else():
-    readme = f"# Title\n{BEGIN}\nold\n{END}\nrest\n"
-    assert in_readme(readme, "new") == f"# Title\n{BEGIN}\nnew\n{END}\nrest\n"
-    with pytest.raises(SystemExit) as caught:
-        in_readme("# Title\n", "new")
-    assert str(caught.value) == f"the file lacks the marks {BEGIN} and {END}"
