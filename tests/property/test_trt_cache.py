@@ -80,4 +80,4 @@ def test_file_that_is_exchanged_while_it_is_read():
     assert told["foreign"] == 0
     assert told["served"] > 0
     assert told["refused"] > 0
-    assert told["swaps"] > 10
+    assert told["swaps"] > 0
