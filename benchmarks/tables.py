@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from harness import RESULTS, ROOT, load
+from harness import RESULTS, ROOT
 
 from edgead import files
 
@@ -42,9 +42,12 @@ def draw(text: str, tables: dict[str, Callable[[], str]]) -> str:
 
 
 def main_job() -> str:
-    """The main job on the bottle set: what the product's one path reaches."""
-    figures = load("main_job")["figures"]
-    return markdown(["figure", "value"], [[name, value] for name, value in figures.items()])
+    """The main job: what the product's one path reaches, a column a data set, weak ones too."""
+    sets = [
+        json.loads(path.read_text())["figures"] for path in sorted(RESULTS.glob("main_job*.json"))
+    ]
+    rows = [[name, *(figures[name] for figures in sets)] for name in sets[0] if name != "set"]
+    return markdown(["figure", *(figures["set"] for figures in sets)], rows)
 
 
 def kernels() -> str:
