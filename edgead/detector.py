@@ -147,6 +147,11 @@ class Detector:
         self._check_state()
         return Triggered(self, deadline_ms=deadline_ms, **options)
 
+    @property
+    def unverified(self) -> str:
+        """Why the latest golden check failed; empty when it held."""
+        return self._unverified
+
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
         """Judge the bundle's golden images on this machine and back end.
 

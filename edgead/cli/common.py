@@ -20,8 +20,12 @@ from edgead.errors import ConfigError
 __all__ = [
     "BackendOption",
     "BundleArgument",
+    "DeadlineOption",
+    "JournalOption",
     "JsonOption",
+    "PolicyOption",
     "PrecisionOption",
+    "RejectsOption",
     "emit",
     "number",
     "progress_bar",
@@ -38,6 +42,16 @@ BackendOption = Annotated[
     str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
+PolicyOption = Annotated[
+    str, typer.Option(help="auto, every, latest, drop_oldest(n) or reject_when_full.")
+]
+DeadlineOption = Annotated[
+    float | None, typer.Option(help="A verdict leaves in this time, UNKNOWN if need be.")
+]
+JournalOption = Annotated[Path | None, typer.Option(help="SQLite file: one row a frame.")]
+RejectsOption = Annotated[
+    Path | None, typer.Option(help="Folder for replay files of what was not accepted.")
+]
 
 
 def say(text: str) -> None:

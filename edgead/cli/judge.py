@@ -12,8 +12,12 @@ import typer
 from edgead.cli.common import (
     BackendOption,
     BundleArgument,
+    DeadlineOption,
+    JournalOption,
     JsonOption,
+    PolicyOption,
     PrecisionOption,
+    RejectsOption,
     emit,
     say,
     table,
@@ -74,16 +78,10 @@ def run(
     source: Annotated[
         str, typer.Option(help="Folder, file, glob, camera index, rtsp:// address, csi://0 …")
     ],
-    policy: Annotated[
-        str, typer.Option(help="auto, every, latest, drop_oldest(n) or reject_when_full.")
-    ] = "auto",
-    deadline_ms: Annotated[
-        float | None, typer.Option(help="A verdict leaves in this time, UNKNOWN if need be.")
-    ] = None,
-    journal: Annotated[Path | None, typer.Option(help="SQLite file: one row a frame.")] = None,
-    save_rejects: Annotated[
-        Path | None, typer.Option(help="Folder for replay files of what was not accepted.")
-    ] = None,
+    policy: PolicyOption = "auto",
+    deadline_ms: DeadlineOption = None,
+    journal: JournalOption = None,
+    save_rejects: RejectsOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:

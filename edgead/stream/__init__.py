@@ -9,7 +9,7 @@ It runs any ``Callable[[Frame], Detection]``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from edgead.stream.sources import Source, open_source
 from edgead.stream.supervised import Supervised
 from edgead.stream.swap import Swappable
 from edgead.stream.triggered import Triggered
+from edgead.types import Frame, Outcome
 
 __all__ = [
     "Journal",
@@ -48,6 +49,7 @@ def run(
     journal: str | Path | Journal | None = None,
     save_rejects: str | Path | Rejects | None = None,
     limits: Limits | None = None,
+    on_frame: Callable[[Outcome, Frame | None], None] | None = None,
 ) -> Stream:
     """Judge every frame of a source.
 
@@ -63,6 +65,7 @@ def run(
         save_rejects: Folder that gets a replay file for each frame that was judged and not
             accepted, or failed.
         limits: Bounds of the stream.
+        on_frame: Sees each frame as it is settled; see `Stream`.
 
     Returns:
         An iterator of `edgead.types.Outcome` and a context manager.
@@ -93,6 +96,7 @@ def run(
             limits=limits,
             journal=journal,
             rejects=save_rejects,
+            on_frame=on_frame,
         )
         opened.pop_all()
     return stream

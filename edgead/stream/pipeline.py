@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import TypeVar
@@ -30,7 +30,7 @@ from edgead.stream.replay import Rejects
 from edgead.stream.service import ServiceTime
 from edgead.stream.sources.base import Source
 from edgead.stream.watchdog import Health, Heartbeat, State
-from edgead.types import Detection, LedgerCounts, Outcome
+from edgead.types import Detection, Frame, LedgerCounts, Outcome
 
 __all__ = ["Judge", "Stream"]
 
@@ -53,6 +53,8 @@ class Stream:
         limits: Bounds.
         journal: Gets every outcome; closed with the stream.
         rejects: Saves rejected frames; closed with the stream.
+        on_frame: Called with each outcome and its frame (None for a buffer that was none) as soon as
+            it is settled, under the stream's lock: it keeps a reference and returns.
     """
 
     _is_ordered = True
@@ -68,10 +70,12 @@ class Stream:
         limits: Limits | None = None,
         journal: Journal | None = None,
         rejects: Rejects | None = None,
+        on_frame: Callable[[Outcome, Frame | None], None] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.journal = journal
         self.rejects = rejects
+        self._on_frame = on_frame
         self._clock = time.monotonic_ns
         self._guard_ns = int(self.limits.guard_ms * 1e6)
         self._changed = threading.Condition(threading.RLock())
@@ -285,7 +289,7 @@ class Stream:
                 service=service,
                 workers=workers,
                 deadline=deadline,
-                on_frame=None if self.rejects is None else self.rejects.offer,
+                on_frame=self._offer_frame,
                 on_late=self._note_late,
                 is_ordered=self._is_ordered,
                 is_simulated=source.is_simulated,
@@ -308,6 +312,12 @@ class Stream:
         self._out.append((outcome, ticket))
         self._unread_results += outcome.detection is not None
         self._changed.notify_all()
+
+    def _offer_frame(self, outcome: Outcome, frame: Frame | None) -> None:
+        if self.rejects is not None:
+            self.rejects.offer(outcome, frame)
+        if self._on_frame is not None:
+            self._on_frame(outcome, frame)
 
     def _note_late(self, ticket: Ticket, detection: Detection) -> None:
         if self.journal is not None:
