@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "EdgeadError",
     "FrameError",
+    "OutputError",
     "SourceError",
     "StateError",
     "StorageError",
@@ -51,6 +52,10 @@ class BackendError(EdgeadError, RuntimeError):
 
 class SourceError(EdgeadError, RuntimeError):
     """A camera, stream, video or folder that cannot be opened or read."""
+
+
+class OutputError(EdgeadError, RuntimeError):
+    """A broker, PLC, web address or pin that cannot be reached, opened or written."""
 
 
 class CalibrationError(EdgeadError, ValueError):

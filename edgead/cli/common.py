@@ -21,8 +21,10 @@ __all__ = [
     "BackendOption",
     "BundleArgument",
     "DeadlineOption",
+    "FreshOption",
     "JournalOption",
     "JsonOption",
+    "OutOption",
     "PolicyOption",
     "PrecisionOption",
     "RejectsOption",
@@ -37,6 +39,16 @@ _errors = Console(stderr=True, highlight=False)
 _PIPE_WIDTH = 1000
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A .edgead file.")]
+OutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Where verdicts go, repeatable: mqtt://broker/topic, modbus://0.0.0.0:5020, "
+        "opcua://127.0.0.1:4840, https://host/path, gpio://?accept=12."
+    ),
+]
+FreshOption = Annotated[
+    float, typer.Option(help="The outputs' heartbeat stops so many seconds after the last verdict.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 BackendOption = Annotated[
     str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")

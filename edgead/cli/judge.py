@@ -13,8 +13,10 @@ from edgead.cli.common import (
     BackendOption,
     BundleArgument,
     DeadlineOption,
+    FreshOption,
     JournalOption,
     JsonOption,
+    OutOption,
     PolicyOption,
     PrecisionOption,
     RejectsOption,
@@ -82,16 +84,22 @@ def run(
     deadline_ms: DeadlineOption = None,
     journal: JournalOption = None,
     save_rejects: RejectsOption = None,
+    out: OutOption = None,
+    fresh_s: FreshOption = 1.0,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
     """Camera loop: one JSON line an outcome on stdout.
 
-    Example: edgead run part.edgead --source rtsp://cam/1 --deadline-ms 40
+    Example: edgead run part.edgead --source rtsp://cam/1 --deadline-ms 40 --out mqtt://broker/line3
     """
     from edgead.detector import Detector
+    from edgead.integrations.publisher import open_outputs
 
-    with Detector(bundle, backend=backend, precision=precision) as detector:
+    with (
+        open_outputs(out or (), fresh_s=fresh_s) as publisher,
+        Detector(bundle, backend=backend, precision=precision) as detector,
+    ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}")
         with detector.stream(
             source,
@@ -102,6 +110,7 @@ def run(
         ) as outcomes:
             say(f"policy: {outcomes.policy}")
             for outcome in outcomes:
+                publisher.publish(outcome)
                 sys.stdout.write(json.dumps(outcome.to_json()) + "\n")
                 sys.stdout.flush()
 
