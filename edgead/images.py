@@ -36,6 +36,7 @@ __all__ = [
     "encode_png",
     "opencv",
     "read",
+    "read_encoded",
     "save_image",
     "size_of",
 ]
@@ -73,6 +74,15 @@ def read(path: str | Path, *, limits: ImageLimits = _LIMITS, page: int | None = 
         FrameError: IMAGE_MISSING, IMAGE_IS_FOLDER, IMAGE_UNREADABLE, or as `decode`.
     """
     return decode(_read_bytes(Path(path), limits), name=str(path), limits=limits, page=page)
+
+
+def read_encoded(path: str | Path, *, limits: ImageLimits = _LIMITS) -> bytes:
+    """The bytes of an image file, not yet looked at: for who also hashes them.
+
+    Raises:
+        FrameError: IMAGE_MISSING, IMAGE_IS_FOLDER, IMAGE_UNREADABLE, IMAGE_TOO_LARGE.
+    """
+    return _read_bytes(Path(path), limits)
 
 
 def decode(

@@ -1,0 +1,80 @@
+"""Commands beyond one machine: score, train-many, export-triton, push, pull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgead.cli.common import (
+    BackendOption,
+    BundleArgument,
+    JsonOption,
+    PrecisionOption,
+    emit,
+    progress_bar,
+    say,
+    table,
+)
+
+__all__ = ["register"]
+
+RayOption = Annotated[
+    str | None, typer.Option(help="local, auto, or a Ray cluster's address; processes without it.")
+]
+WorkersOption = Annotated[int, typer.Option(help="How many; 0: as many as there are CPUs.")]
+GpusOption = Annotated[float, typer.Option(help="Share of a GPU for each worker; with --ray.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(score)
+
+
+def score(
+    bundle: BundleArgument,
+    root: Annotated[
+        str, typer.Argument(metavar="ROOT", help="Folder, glob, .tar (WebDataset) or .parquet.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .parquet file of results: one row an image.")],
+    ray: RayOption = None,
+    workers: WorkersOption = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker's engine.")] = 1,
+    gpus: GpusOption = 0.0,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a whole archive: exactly one row an image; a stopped run goes on when repeated.
+
+    Example: edgead score part.edgead /archive/2026 --out results.parquet --ray auto
+    """
+    from edgead.integrations.fleet.archive import score_archive
+
+    with progress_bar() as bar:
+        result = score_archive(
+            bundle,
+            root,
+            out,
+            ray=ray,
+            workers=workers,
+            threads=threads,
+            gpus=gpus,
+            backend=backend,
+            precision=precision,
+            report=lambda done: bar("images", done),
+        )
+    if result["judged"] == 0:
+        say(f"{out} holds these results already: nothing was judged")
+    emit(result, as_json, lambda: table("scored", _shown(result)))
+
+
+def _shown(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, _plain(value)) for key, value in result.items()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    return value
