@@ -158,10 +158,15 @@ def frame_statistics(tensor: NDArray[np.uint8]) -> dict[str, float]:
     }
 
 
-def as_bgr(frame: Frame) -> NDArray[np.uint8]:
-    """A frame of any format as a picture to look at or draw on, (H, W, 3) uint8 BGR."""
+def as_bgr(frame: Frame, *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """A frame of any format as a picture to look at or draw on, (H, W, 3) uint8 BGR.
+
+    Args:
+        frame: The frame.
+        size: (height, width) of the picture; the frame's own by default.
+    """
     height, width = frame.size
-    return _CONVERT[frame.format](_to_8_bit(frame), (height, width), (0, 0, width, height))
+    return _CONVERT[frame.format](_to_8_bit(frame), size or frame.size, (0, 0, width, height))
 
 
 def _describe(fmt: PixelFormat, depth: int) -> str:
