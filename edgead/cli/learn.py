@@ -90,6 +90,9 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Side of the engine input, a multiple of 32.")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images a training step; less where memory is short.")
+    ] = None,
     false_reject: RejectOption = 0.01,
     confidence: Annotated[float, typer.Option(help="How surely.")] = 0.95,
     seed: SeedOption = 0,
@@ -111,6 +114,7 @@ def train(
                 backbone=backbone,
                 weights=weights,
                 image_size=image_size,
+                batch=batch,
                 seed=seed,
             ),
             data,

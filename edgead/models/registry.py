@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from edgead.errors import ConfigError
 from edgead.models.backbones import DEFAULT_BACKBONE
 from edgead.models.base import Method
 
-__all__ = ["METHODS", "Recipe", "make_method"]
+__all__ = ["METHODS", "Recipe", "batch_of", "make_method"]
 
 Recipe = Literal["edge", "paper"]
 
@@ -31,6 +32,7 @@ def make_method(
     backbone: str = DEFAULT_BACKBONE,
     weights: str | Path | None = None,
     image_size: int | None = None,
+    batch: int | None = None,
     seed: int = 0,
 ) -> Method:
     """An untrained method.
@@ -41,10 +43,11 @@ def make_method(
         backbone: timm network.
         weights: Checkpoint file; None takes the offline default.
         image_size: Side of the engine input; None takes the recipe's.
+        batch: Images a step, for TrisimpleNet's edge recipe patches; None takes the recipe's.
         seed: Of everything that is drawn.
 
     Raises:
-        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, and those of the backbone.
+        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, BATCH, and those of the backbone.
     """
     if name not in METHODS:
         raise ConfigError(
@@ -56,13 +59,28 @@ def make_method(
         raise ConfigError(
             "IMAGE_SIZE", f"image size is {image_size}; want a multiple of 32 from 64 to 2048."
         )
+    if batch is not None and batch < 2:
+        raise ConfigError("BATCH", f"batch is {batch}; want 2 or more.", "Batch norm needs two.")
     module_name, class_name, config_name = METHODS[name]
     module = importlib.import_module(f"edgead.models.{module_name}")
     make_config = getattr(module, config_name)
     if recipe == "edge":
         make_config = make_config.edge
     size = {} if image_size is None else {"image_size": (image_size, image_size)}
+    config = make_config(**size)
+    if batch is not None:
+        config = replace(config, **{_batch_field(config): batch})
     method: Method = getattr(module, class_name)(
-        make_config(**size), backbone=backbone, weights=weights, seed=seed
+        config, backbone=backbone, weights=weights, seed=seed
     )
     return method
+
+
+def batch_of(method: Method) -> int:
+    """What ``batch`` a method trains with: images, or patches, a step."""
+    return int(getattr(method.config, _batch_field(method.config)))
+
+
+def _batch_field(config: object) -> str:
+    names = ("step_patches", "batch_images", "batch")
+    return next(name for name in names if getattr(config, name, None) is not None)

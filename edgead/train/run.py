@@ -28,9 +28,11 @@ from edgead.frame import Frame
 from edgead.heads import Head
 from edgead.manifest import FrameSpec, InputSpec, Manifest, Thresholds, Training
 from edgead.models.base import ExportSpec, Images, Method
+from edgead.models.registry import batch_of
 from edgead.preprocess import Preprocess
 from edgead.scorer import Scored
 from edgead.train.loop import Budget, Loop, Progress
+from edgead.train.memory import memory_error_says
 
 __all__ = ["Trained", "train"]
 
@@ -96,7 +98,7 @@ def train(
         report: Progress, for a progress bar.
 
     Raises:
-        CalibrationError: The images cannot carry a training.
+        CalibrationError: The images cannot carry a training; OUT_OF_MEMORY.
         BundleError: EXPORT_FAILED, EXPORT_PARITY.
         StorageError: The bundle cannot be written.
     """
@@ -186,7 +188,8 @@ class _Run:
             fingerprint=fingerprint,
         )
         self._loops.append(loop)
-        method.fit(images, loop)
+        with memory_error_says(batch_of(method), method.image_size):
+            method.fit(images, loop)
         spec = method.export_spec()
         return _Fitted(spec, onnx_from_spec(spec, method.image_size), loop, method)
 

@@ -51,6 +51,10 @@ def test_options_reach_the_method():
             {"name": "slsg", "recipe": "fast"},
             "[RECIPE_UNKNOWN] recipe is 'fast'; want edge or paper.",
         ),
+        (
+            {"name": "slsg", "batch": 1},
+            "[BATCH] batch is 1; want 2 or more. Batch norm needs two.",
+        ),
         *(
             (
                 {"name": "trisimplenet", "image_size": size},
