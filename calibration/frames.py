@@ -37,7 +37,8 @@ class ProofFrame:
     """One frame of a comparison: good, labelled defect or simulated defect.
 
     Attributes:
-        mask: Ground truth at the engine input's size, (h, w) bool, or None where there is none.
+        mask: Ground truth where the smoothed map lies and at its size, (h, w) bool, or None where
+            there is none.
     """
 
     frame: Frame
@@ -65,7 +66,6 @@ class CalibrationFrames:
 def gather(
     scorer: Scorer,
     thresholds: Thresholds,
-    size: tuple[int, int],
     source: str | Path,
     *,
     seed: int = 0,
@@ -78,7 +78,6 @@ def gather(
     Args:
         scorer: The bundle's FP32 model with the commissioned ranges.
         thresholds: What good images score.
-        size: (h, w) of the engine input.
         source: The folder.
         seed: Of the split and the simulated defects.
 
@@ -104,13 +103,13 @@ def gather(
     if len(calibrate) < 16:
         _log.warning("%d images calibrate; 16 or more make INT8 ranges that hold.", len(calibrate))
     proof = (
-        proof_frames(source, scorer, size, seed=seed)
+        proof_frames(source, scorer, seed=seed)
         if labelled
-        else with_simulated([frames[i] for i in prove], scorer, size, rng)
+        else with_simulated([frames[i] for i in prove], scorer, rng)
     )
     return CalibrationFrames(
-        tensors=[scored[i].tensor[None] for i in calibrate],
-        choose=with_simulated([frames[i] for i in choose], scorer, size, rng),
+        tensors=_inputs([scored[i] for i in calibrate]),
+        choose=with_simulated([frames[i] for i in choose], scorer, rng),
         prove=proof,
         record={
             "images": [
@@ -129,7 +128,6 @@ def gather(
 def proof_frames(
     source: str | Path,
     scorer: Scorer,
-    size: tuple[int, int],
     *,
     without: Collection[str] = (),
     seed: int = 0,
@@ -141,7 +139,6 @@ def proof_frames(
     Args:
         source: The folder.
         scorer: The bundle's FP32 model.
-        size: (h, w) of the engine input.
         without: SHA-256 of files that calibrated, which prove nothing.
         seed: Of the choice of frames and the simulated defects.
 
@@ -159,7 +156,7 @@ def proof_frames(
                 "Give other good images of this line.",
             )
         chosen = sorted(rng.permutation(len(paths))[: PROVE // 2].tolist())
-        return with_simulated(data.load_images([paths[i] for i in chosen]), scorer, size, rng)
+        return with_simulated(data.load_images([paths[i] for i in chosen]), scorer, rng)
     samples = data.find_test(source)
     chosen = sorted(rng.permutation(len(samples))[:PROVE].tolist())
     found: list[ProofFrame] = []
@@ -168,16 +165,22 @@ def proof_frames(
         if not _is_judged(scorer, frame, sample.path.name):
             continue
         has_mask = not sample.label or sample.mask_path is not None
-        mask = data.load_mask(sample, size) if has_mask else None
+        mask = data.load_mask(sample, frame.size) if has_mask else None
+        if mask is not None:
+            mask = data.in_view(mask, scorer.placement(frame))
         found.append(ProofFrame(frame, sample.label, mask))
     return found
 
 
 def with_simulated(
-    frames: Sequence[Frame], scorer: Scorer, size: tuple[int, int], rng: np.random.Generator
+    frames: Sequence[Frame], scorer: Scorer, rng: np.random.Generator
 ) -> list[ProofFrame]:
     """Good frames, and each once more with a simulated defect where its format can carry one."""
-    good = [ProofFrame(frame, False, np.zeros(size, dtype=bool)) for frame in frames]
+    places = [scorer.placement(frame) for frame in frames]
+    good = [
+        ProofFrame(frame, False, np.zeros(place.size or frame.size, dtype=bool))
+        for frame, place in zip(frames, places, strict=True)
+    ]
     bad = []
     for index, frame in enumerate(frames):
         if frame.format not in (PixelFormat.BGR8, PixelFormat.RGB8, PixelFormat.MONO8):
@@ -191,8 +194,14 @@ def with_simulated(
         pixels = np.ascontiguousarray(drawn[:, :, 0] if grey else drawn)
         damaged = Frame(pixels, frame.format, depth=frame.depth)
         if _is_judged(scorer, damaged, f"simulated defect {index}"):
-            bad.append(ProofFrame(damaged, True, data.nearest(mask.astype(np.uint8), size)))
+            bad.append(ProofFrame(damaged, True, data.in_view(mask.astype(bool), places[index])))
     return [*good, *bad]
+
+
+def _inputs(scored: Sequence[Scored]) -> list[NDArray[np.uint8]]:
+    """Engine inputs (1, h, w, 3), evenly spread over the frames where tiles make many of them."""
+    each = [picture[None] for one in scored for picture in one.inputs]
+    return each[:: max(1, len(each) // (2 * CALIBRATE))]
 
 
 def frames_hash(tensors: Sequence[NDArray[np.uint8]]) -> str:

@@ -18,6 +18,7 @@ from edgead.postprocess import Postprocess
 from edgead.recheck import Recheck
 from edgead.scorer import Scored, Scorer
 from edgead.types import Detection
+from edgead.view import check_commissioned
 
 if TYPE_CHECKING:
     from edgead.stream import Stream
@@ -52,7 +53,7 @@ class Detector:
 
     Raises:
         BundleError: The bundle is damaged, or GOLDEN: this machine scores its golden images
-            differently.
+            differently, or VIEW_CHANGED: it has no threshold for its view.
         BackendError: The back end is missing or refuses the model.
     """
 
@@ -71,6 +72,7 @@ class Detector:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         manifest = self.bundle.manifest
+        check_commissioned(manifest)
         self.choice = choose(self.bundle, backend, precision)
         self._backend = open_backend(
             self.choice.backend,

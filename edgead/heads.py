@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgead import kernels
 from edgead.errors import BackendError, BundleError
-from edgead.manifest import HeadSpec, View
+from edgead.manifest import HeadSpec
 
 __all__ = ["Head"]
 
@@ -24,6 +24,11 @@ class Head:
     the mean of its ``top`` highest values; ``kmeans`` takes output ``patches`` (n, h', w', D) and the
     tensor ``centroids`` [K, D]: the map is the Euclidean distance to the nearest centroid, the score
     its maximum.
+
+    Every kind's score is a function of its map alone. With a view, cells whose centre is ignored are
+    no part of it: ``max`` and ``kmeans`` take the maximum of the other cells, ``top_mean`` the mean
+    of the ``top`` highest of the others (of all of them where fewer are left). With tiles it is taken
+    from the stitched map, `edgead.tiles`.
 
     Args:
         spec: Kind and its parameters.
@@ -55,16 +60,41 @@ class Head:
 
         Raises:
             BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE; such an output is never judged.
+            BundleError: VIEW_EMPTY when every cell is ignored.
+        """
+        return self.judge(self.native(outputs), ignore)
+
+    def native(
+        self, outputs: Mapping[str, NDArray[Any]], *, flat: Sequence[bool] | None = None
+    ) -> _Maps:
+        """Outputs of one inference -> checked maps (n, h', w').
+
+        Args:
+            outputs: Engine outputs by name.
+            flat: Which of the images are of one colour, so that their map may be of one value; None
+                for none of them. [n]
+
+        Raises:
+            BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE.
         """
         maps = self._maps(outputs)
-        _check(maps)
+        _check(maps, flat)
+        return maps
+
+    def judge(
+        self, maps: _Maps, ignore: NDArray[np.bool_] | None = None
+    ) -> tuple[_Maps, NDArray[np.float32]]:
+        """Native maps -> (maps, scores); ignored cells take the lowest value that is looked at."""
+        seen = maps.reshape(len(maps), -1)
         if ignore is not None:
-            maps = _without(maps, ignore)
-        flat = maps.reshape(len(maps), -1)
+            cells = _ignored_cells(ignore, maps.shape[1:])
+            maps = maps.copy()
+            seen = maps[:, ~cells]
+            maps[:, cells] = seen.min(axis=1, keepdims=True)
         if self._spec.kind == "top_mean":
-            top = min(self._spec.top or 1, flat.shape[1])
-            return maps, np.partition(flat, -top, axis=1)[:, -top:].mean(axis=1)
-        return maps, flat.max(axis=1)
+            top = min(self._spec.top or 1, seen.shape[1])
+            return maps, np.partition(seen, -top, axis=1)[:, -top:].mean(axis=1)
+        return maps, seen.max(axis=1)
 
     def _maps(self, outputs: Mapping[str, NDArray[Any]]) -> _Maps:
         if self._centroids is None:
@@ -76,42 +106,7 @@ class Head:
         return native
 
 
-def ignore_mask(view: View, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Which cells of a (rows, columns) grid laid over the view have their centre in a polygon.
-
-    Polygons are in frame pixels; without a roi the grid covers the polygons' whole frame, so callers
-    pass a grid as large as the view, one cell a pixel.
-    """
-    if not view.ignore:
-        return None
-    x0, y0 = (0, 0) if view.roi is None else view.roi[:2]
-    ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float64) + 0.5
-    ys, xs = ys + y0, xs + x0
-    inside = np.zeros(size, dtype=bool)
-    for polygon in view.ignore:
-        hit = np.zeros(size, dtype=bool)
-        for (ax, ay), (bx, by) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
-            if ay == by:
-                continue
-            crosses = (ay <= ys) != (by <= ys)
-            hit ^= crosses & (xs < (bx - ax) * (ys - ay) / (by - ay) + ax)
-        inside |= hit
-    return inside
-
-
-def _without(maps: _Maps, ignore: NDArray[np.bool_]) -> _Maps:
-    """Cells under an ignored centre take the lowest value that is looked at."""
-    rows = (np.arange(maps.shape[1]) + 0.5) * ignore.shape[0] / maps.shape[1]
-    columns = (np.arange(maps.shape[2]) + 0.5) * ignore.shape[1] / maps.shape[2]
-    cells = ignore[np.ix_(rows.astype(int), columns.astype(int))]
-    if cells.all():
-        raise BundleError("VIEW_EMPTY", "the ignore polygons leave nothing to look at.")
-    kept: _Maps = maps.copy()
-    kept[:, cells] = maps[:, ~cells].min(axis=1, keepdims=True)
-    return kept
-
-
-def _check(maps: _Maps) -> None:
+def _check(maps: _Maps, flat: Sequence[bool] | None) -> None:
     low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))  # NaN spreads through both
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise BackendError(
@@ -119,9 +114,28 @@ def _check(maps: _Maps) -> None:
             "the engine's anomaly map holds NaN or infinity.",
             "Such a frame is never judged; run: edgead verify BUNDLE.",
         )
-    if bool((low == high).any()):
+    dead = low == high
+    if flat is not None:
+        dead &= ~np.asarray(flat)
+    if bool(dead.any()):
         raise BackendError(
             "BACKEND_DEGENERATE",
-            f"every value of the engine's anomaly map is {float(low[low == high][0]):.4g}.",
+            f"every value of the engine's anomaly map is {float(low[dead][0]):.4g}.",
             "Such a frame is never judged; run: edgead verify BUNDLE.",
         )
+
+
+def _ignored_cells(ignore: NDArray[np.bool_], cells: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(h', w'): which cells have their centre under an ignored pixel."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) * side / count).astype(int)
+        for count, side in zip(cells, ignore.shape, strict=True)
+    )
+    under: NDArray[np.bool_] = ignore[np.ix_(rows, columns)]
+    if under.all():
+        raise BundleError(
+            "VIEW_EMPTY",
+            "the ignored places leave no cell of the map to look at.",
+            "Set another view: edgead view BUNDLE, then commission it.",
+        )
+    return under

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgead.frame import PixelFormat
 
 __all__ = [
+    "IGNORE_MASK",
     "SCHEMA",
     "FrameSpec",
     "Golden",
@@ -21,6 +23,7 @@ __all__ = [
     "InputSpec",
     "Manifest",
     "Member",
+    "Polygon",
     "Thresholds",
     "Tiles",
     "Training",
@@ -29,14 +32,21 @@ __all__ = [
 ]
 
 SCHEMA: Final = 1
+#: The member that `View.mask` names.
+IGNORE_MASK: Final = "ignore.png"
 
+Polygon = list[tuple[float, float]]
 Size = tuple[int, int]
 Range = tuple[float, float]
 ConfigValue = None | bool | int | float | str | list[int | float | str]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of all parts: immutable, unknown keys refused."""
+    """Base of all parts: immutable, unknown keys refused.
+
+    Fields that came after the first release are UNSET by default, which is not written: a bundle
+    without them keeps its bytes and its hash, and older readers still take it.
+    """
 
 
 class FrameSpec(_Strict, frozen=True, kw_only=True):
@@ -49,19 +59,27 @@ class FrameSpec(_Strict, frozen=True, kw_only=True):
 
 
 class Tiles(_Strict, frozen=True, kw_only=True):
-    """Large images are judged in tiles of the input size, this many pixels overlapping."""
+    """Large images are judged in tiles, each resized to the input; see `edgead.tiles`.
+
+    ``size`` is a tile's and ``overlap`` what neighbours share at the least, both in frame pixels.
+    """
 
     size: Size
     overlap: int
 
 
 class View(_Strict, frozen=True, kw_only=True):
-    """What of the frame is looked at; applied before score and threshold."""
+    """What of the frame is looked at; applied before score and threshold, see `edgead.view`."""
 
+    #: What is cut out before resizing; the box of ``polygons`` where there are any.
     roi: tuple[int, int, int, int] | None = None
-    #: Polygons in frame pixels whose inside is never scored.
-    ignore: list[list[tuple[float, float]]] = []
+    #: Polygons in frame pixels whose inside is never looked at.
+    ignore: list[Polygon] = []
     tiles: Tiles | None = None
+    #: Polygons in frame pixels: what lies outside all of them is never looked at.
+    polygons: list[Polygon] | UnsetType = UNSET
+    #: A member, a grey PNG as large as the frame: pixels that are not 0 are never looked at.
+    mask: Literal["ignore.png"] | UnsetType = UNSET
 
 
 class InputSpec(_Strict, frozen=True, kw_only=True):
@@ -110,6 +128,8 @@ class Thresholds(_Strict, frozen=True, kw_only=True):
     needed: int
     how: Literal["held_out", "cross_fitted", "commissioned"]
     good_scores: list[float]
+    #: `edgead.view.view_key` of the view that they were learnt with; UNSET is the whole frame.
+    view: str | UnsetType = UNSET
 
 
 class InputRanges(_Strict, frozen=True, kw_only=True):

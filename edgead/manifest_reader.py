@@ -19,7 +19,7 @@ import msgspec
 
 from edgead import manifest as schema_module
 from edgead.errors import BundleError
-from edgead.manifest import SCHEMA, Manifest
+from edgead.manifest import IGNORE_MASK, SCHEMA, Manifest, View
 
 __all__ = ["check_manifest", "parse_manifest"]
 
@@ -33,6 +33,9 @@ _MISSING = re.compile(r"missing required field `(?P<key>.*?)`(?: - at `(?P<path>
 _MEMBER_NAME = re.compile(r"(?:golden/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _MEMBER_SUFFIXES = (".onnx", ".safetensors", ".json", ".png")
 _MAX_MEMBERS = 64
+_MAX_SIDE = 65_536
+#: Of all polygons together; each costs time on the first frame.
+_MAX_POINTS = 4096
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -121,8 +124,12 @@ def _check_view(manifest: Manifest) -> None:
         height, width = manifest.frame.size or (math.inf, math.inf)
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise _wrong(f"view.roi is {view.roi}; want x0 < x1, y0 < y1 inside the frame")
-    if any(len(polygon) < 3 for polygon in view.ignore):
-        raise _wrong("view.ignore has a polygon of fewer than 3 points")
+    _check_polygons(view)
+    if view.mask:
+        if IGNORE_MASK not in manifest.members:
+            raise _wrong(f"view.mask names {IGNORE_MASK!r}, which is not a member")
+        if manifest.frame.size is None:
+            raise _wrong("view.mask needs frames of one size, and frame.size is null")
     if view.tiles is not None:
         smallest = min(view.tiles.size)
         if smallest < 1 or not 0 <= view.tiles.overlap < smallest:
@@ -132,6 +139,21 @@ def _check_view(manifest: Manifest) -> None:
             )
     if manifest.head.kind == "top_mean" and manifest.head.top is None:
         raise _wrong("head.top is missing; 'top_mean' needs it")
+
+
+def _check_polygons(view: View) -> None:
+    points = 0
+    for name in ("ignore", "polygons"):
+        for polygon in getattr(view, name) or ():
+            points += len(polygon)
+            if len(polygon) < 3:
+                raise _wrong(f"view.{name} has a polygon of fewer than 3 points")
+            if not all(abs(value) <= _MAX_SIDE for point in polygon for value in point):
+                raise _wrong(f"view.{name} has a point farther than {_MAX_SIDE} pixels away")
+    if points > _MAX_POINTS:
+        raise _wrong(f"view has polygons of {points} points; at most {_MAX_POINTS} are read")
+    if view.polygons and view.roi is None:
+        raise _wrong("view.polygons needs view.roi, their box")
 
 
 def _check_members(manifest: Manifest) -> None:
@@ -154,7 +176,7 @@ def _check_members(manifest: Manifest) -> None:
 
 
 def _sizes(value: Any) -> bool:
-    return all(1 <= side <= 65_536 for side in value)
+    return all(1 <= side <= _MAX_SIDE for side in value)
 
 
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (

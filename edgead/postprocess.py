@@ -30,7 +30,10 @@ class Judgement:
 
 
 def smooth(maps: NDArray[np.float32], size: tuple[int, int], sigma: float) -> NDArray[np.float32]:
-    """Native maps (n, h', w') -> smoothed maps (n, h, w): what thresholds are learnt on."""
+    """Native maps (n, h', w') -> smoothed maps (n, h, w): what thresholds are learnt on.
+
+    Pixels that a view ignores (`Placement.ignored`) are no part of what is learnt.
+    """
     return kernels.heatmap(maps, size, sigma=sigma).map
 
 
@@ -41,7 +44,8 @@ class Postprocess:
         head: Smoothing of the map.
         input: Engine input, whose size the smoothed map has.
         thresholds: Image and pixel threshold, held-out good scores.
-        units: Millimetres a pixel and smallest region.
+        units: Millimetres a pixel, and the smallest region that is reported: it never changes a
+            verdict, and a DEFECT all of whose regions are smaller shows its peak.
         score_only: True computes neither map nor mask nor regions.
     """
 
@@ -69,17 +73,21 @@ class Postprocess:
         sure = float(confidence(score, self._good, limits.score_scale))
         if self._score_only:
             return Judgement(verdict, score, sure, None, None, ())
+        size = placement.size or self._size
         heat = kernels.heatmap(
-            anomaly_map[None], self._size, sigma=self._sigma, threshold=limits.pixel_threshold
+            anomaly_map[None], size, sigma=self._sigma, threshold=limits.pixel_threshold
         )
-        smoothed, mask = heat.map[0], heat.mask
-        assert mask is not None
+        assert heat.mask is not None
+        smoothed, mask = heat.map[0], heat.mask[0]
+        if placement.ignored is not None:  # smoothing reaches over the outline
+            smoothed[placement.ignored] = smoothed[~placement.ignored].min()
+            mask[placement.ignored] = 0
         regions: tuple[Region, ...] = ()
         if heat.peak[0] > limits.pixel_threshold:
-            regions = self._regions(smoothed, mask[0], placement)
+            regions = self._regions(smoothed, mask, placement)
         if verdict is Verdict.DEFECT and not regions:
             regions = (self._peak_region(smoothed, placement),)
-        return Judgement(verdict, score, sure, smoothed, mask[0].view(np.bool_), regions)
+        return Judgement(verdict, score, sure, smoothed, mask.view(np.bool_), regions)
 
     def _regions(
         self, smoothed: NDArray[np.float32], mask: NDArray[np.uint8], placement: Placement

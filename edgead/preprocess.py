@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead import kernels
+from edgead.bundle import Bundle
 from edgead.errors import FrameError
 from edgead.frame import Frame, PixelFormat
 from edgead.manifest import FrameSpec, InputRanges, InputSpec, View
 from edgead.types import Placement
+from edgead.view import Layout, ignore_pixels, lay_out
 
-__all__ = ["Preprocess", "as_bgr", "frame_statistics"]
+__all__ = ["Preprocess", "as_bgr", "frame_statistics", "is_one_colour"]
 
 _Crop = tuple[int, int, int, int]
 _Convert = Callable[[NDArray[Any], tuple[int, int], _Crop], NDArray[np.uint8]]
@@ -27,6 +29,8 @@ _Convert = Callable[[NDArray[Any], tuple[int, int], _Crop], NDArray[np.uint8]]
 _SAMPLE = slice(None, None, 4)
 #: Of a frame whose size is not commissioned: what an image file may have, too.
 _MAX_PIXELS = 64_000_000
+#: Where frames come in any size: layouts that are kept.
+_MAX_LAYOUTS = 64
 
 
 class Preprocess:
@@ -35,9 +39,10 @@ class Preprocess:
     Args:
         frame: The frame that the bundle was commissioned on; another format or size is an error.
         input: Engine input.
-        view: Region of the frame that is looked at.
+        view: What of the frame is looked at.
         ranges: Commissioned ranges of frame statistics; None checks only that a frame is not
             constant.
+        mask: What the view's mask image says, see `edgead.view.ignore_pixels`.
     """
 
     def __init__(
@@ -46,16 +51,42 @@ class Preprocess:
         input: InputSpec,
         view: View | None = None,
         ranges: InputRanges | None = None,
+        *,
+        mask: NDArray[np.bool_] | None = None,
     ) -> None:
         self._frame = frame
         self._size = input.size
-        self._roi = None if view is None else view.roi
+        self._view = view or View()
         self._ranges = ranges
+        self._mask = mask
+        self._layouts: dict[tuple[int, int], Layout] = {}
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, frame: FrameSpec | None = None, *, check_ranges: bool = False
+    ) -> Preprocess:
+        """A bundle's own, with its view.
+
+        Args:
+            bundle: Where everything comes from.
+            frame: Another frame than it was commissioned on.
+            check_ranges: True refuses frames outside the commissioned ranges.
+
+        Raises:
+            BundleError: VIEW_MASK.
+        """
+        manifest = bundle.manifest
+        ranges = manifest.input_ranges if check_ranges else None
+        frame = frame or manifest.frame
+        mask = ignore_pixels(bundle)
+        return cls(frame, manifest.input, manifest.view, ranges, mask=mask)
 
     def __call__(
         self, frame: Frame, *, check_ranges: bool = True
     ) -> tuple[NDArray[np.uint8], Placement]:
         """One frame -> ((1, h, w, 3) uint8 BGR, where it lies in the frame).
+
+        With tiles it is the picture that they are cut from, see `edgead.tiles`.
 
         Args:
             frame: A frame of the commissioned format and size.
@@ -67,21 +98,28 @@ class Preprocess:
                 FRAME_EXPOSURE.
         """
         self._check(frame)
-        height, width = frame.size
-        crop = self._roi or (0, 0, width, height)
-        _check_crop(crop, frame)
-        pixels = _to_8_bit(frame)
-        tensor = _CONVERT[frame.format](pixels, self._size, crop)
+        layout = self._layouts.get(frame.size) or self.layout(frame)
+        tensor = _CONVERT[frame.format](_to_8_bit(frame), layout.size, layout.crop)
+        layout.paint(tensor)
         _check_not_constant(tensor)
         if check_ranges:
             self._check_ranges(tensor)
-        (h, w), (x0, y0, x1, y1) = self._size, crop
-        placement = Placement(
-            offset_xy=(float(x0), float(y0)),
-            scale_xy=((x1 - x0) / w, (y1 - y0) / h),
-            frame_size=(height, width),
-        )
-        return tensor[None], placement
+        return tensor[None], layout.placement
+
+    def layout(self, frame: Frame) -> Layout:
+        """The view laid over frames of this size.
+
+        Raises:
+            FrameError: FRAME_SIZE when they are too small for it, VIEW_TILES.
+            BundleError: VIEW_EMPTY, VIEW_MASK.
+        """
+        if self._view.roi is not None:
+            _check_crop(self._view.roi, frame)
+        if len(self._layouts) >= _MAX_LAYOUTS:
+            self._layouts.clear()
+        layout = lay_out(self._view, self._size, frame.size, frame.format, self._mask)
+        self._layouts[frame.size] = layout
+        return layout
 
     def _check(self, frame: Frame) -> None:
         want = self._frame
@@ -134,13 +172,18 @@ def _check_crop(crop: _Crop, frame: Frame) -> None:
 
 def _check_not_constant(tensor: NDArray[np.uint8]) -> None:
     """Refuse one colour everywhere, be it black, white or the blue of a camera without signal."""
-    first = tensor[0, 0]
-    if bool((tensor[0, -1] == first).all()) and bool((tensor == first).all()):
-        blue, green, red = (int(value) for value in first)
+    if is_one_colour(tensor):
+        blue, green, red = (int(value) for value in tensor[0, 0])
         what = str(blue) if blue == green == red else f"B {blue} G {green} R {red}"
         raise FrameError(
             "FRAME_CONSTANT", f"every pixel is {what}.", "Lens cap, light or trigger fault?"
         )
+
+
+def is_one_colour(picture: NDArray[np.uint8]) -> bool:
+    """Whether all pixels of (h, w, 3) are alike."""
+    first = picture[0, 0]
+    return bool((picture[0, -1] == first).all()) and bool((picture == first).all())
 
 
 def frame_statistics(tensor: NDArray[np.uint8]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,15 @@ from edgead.bundle import HEAD, Bundle
 from edgead.errors import BackendError, BundleError
 from edgead.forks import keep_in_children
 from edgead.frame import Frame
-from edgead.heads import Head, ignore_mask
-from edgead.preprocess import Preprocess
+from edgead.heads import Head
+from edgead.preprocess import Preprocess, is_one_colour
+from edgead.tiles import TileGrid
 from edgead.types import Placement
 
 __all__ = ["Scored", "Scorer", "head_tensors"]
+
+#: Tiles that one inference takes where the engine takes any number.
+_TILES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +33,13 @@ class Scored:
     """One frame's way through the engine.
 
     Attributes:
-        anomaly_map: (h', w') float32, the method's native map.
+        anomaly_map: (h', w') float32, the method's native map; with tiles, of all of them.
         score: Image score.
         placement: Where the map lies in the frame.
-        tensor: The engine input (h, w, 3) uint8 that was scored.
+        tensor: The picture (h, w, 3) uint8 that was scored: the engine input, or what tiles are cut
+            from.
         timings_ms: ``preprocess`` and ``infer`` (with the head), milliseconds.
+        grid: Where its tiles lie; None when it is the engine input itself.
     """
 
     anomaly_map: NDArray[np.float32]
@@ -41,6 +47,23 @@ class Scored:
     placement: Placement
     tensor: NDArray[np.uint8]
     timings_ms: dict[str, float]
+    grid: TileGrid | None = None
+
+    @property
+    def inputs(self) -> list[NDArray[np.uint8]]:
+        """What the engine was given: (h, w, 3) each, one or, with tiles, those looked at."""
+        if self.grid is None:
+            return [self.tensor]
+        return [self.grid.cut(self.tensor)[i] for i in self.grid.seen(self.placement.ignored)]
+
+    def whole(self, maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The native map from those of ``inputs``, (h', w') each."""
+        if self.grid is None:
+            return maps[0]
+        found: list[NDArray[np.float32] | None] = [None] * len(self.grid)
+        for i, one in zip(self.grid.seen(self.placement.ignored), maps, strict=True):
+            found[i] = one
+        return self.grid.stitch(found)
 
 
 class Scorer:
@@ -61,23 +84,11 @@ class Scorer:
         preprocess: Preprocess | None = None,
     ) -> None:
         manifest = bundle.manifest
-        if manifest.view.tiles is not None:
-            raise BundleError(
-                "VIEW_TILES",
-                "the bundle asks for tiles, which this edgead does not judge in.",
-                "Commission it with a region of interest instead.",
-            )
-        self._preprocess = preprocess or Preprocess(
-            manifest.frame,
-            manifest.input,
-            manifest.view,
-            manifest.input_ranges if check_ranges else None,
-        )
+        self._preprocess = preprocess or Preprocess.of(bundle, check_ranges=check_ranges)
         self._backend = backend
         _check_io(backend, manifest.input.size, manifest.head.kind)
         self._head = Head(manifest.head, head_tensors(bundle))
-        self._view = manifest.view
-        self._ignore: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
+        self._tiles, self._size = manifest.view.tiles, manifest.input.size
         self._free: deque[Request] = deque()
         keep_in_children(self)
 
@@ -91,12 +102,17 @@ class Scorer:
         started = time.perf_counter()
         tensor, placement = self._preprocess(frame, check_ranges=check_ranges)
         prepared = time.perf_counter()
+        if self._tiles is not None:
+            return self._tiled(tensor[0], placement, started, prepared)
         request = self._take()
         request.start({"image": tensor})
         return self._finish(request, tensor, placement, started, prepared)
 
     def each(self, frames: Iterable[Frame], *, in_flight: int = 2) -> Iterator[Scored]:
         """Score many frames in order; preparing and finishing overlap with the engine."""
+        if self._tiles is not None:  # a frame's own tiles keep the engine busy
+            yield from map(self, frames)
+            return
         pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float]] = deque()
         for frame in frames:
             started = time.perf_counter()
@@ -109,6 +125,10 @@ class Scorer:
             pending.append((request, tensor, placement, started, prepared))
         while pending:
             yield self._finish(*pending.popleft())
+
+    def placement(self, frame: Frame) -> Placement:
+        """Where the map of such a frame lies in it; its pixels are not looked at."""
+        return self._preprocess.layout(frame).placement
 
     def close(self) -> None:
         """Let go of the requests, which keep the engine alive."""
@@ -123,7 +143,7 @@ class Scorer:
         prepared: float,
     ) -> Scored:
         outputs = request.wait()
-        maps, scores = self._head(outputs, self._ignored(placement))
+        maps, scores = self._head(outputs, placement.ignored)
         self._free.append(request)
         timings = {
             "preprocess": (prepared - started) * 1e3,
@@ -138,16 +158,50 @@ class Scorer:
         except IndexError:
             return self._backend.open_request()
 
-    def _ignored(self, placement: Placement) -> NDArray[np.bool_] | None:
-        if not self._view.ignore:
-            return None
-        rows, columns = placement.frame_size
-        if self._view.roi is not None:
-            x0, y0, x1, y1 = self._view.roi
-            rows, columns = y1 - y0, x1 - x0
-        if (rows, columns) not in self._ignore:
-            self._ignore[rows, columns] = ignore_mask(self._view, (rows, columns))
-        return self._ignore[rows, columns]
+    def _tiled(
+        self, canvas: NDArray[np.uint8], placement: Placement, started: float, prepared: float
+    ) -> Scored:
+        """Tile by tile, batch by batch: one batch is finished while the engine has the next."""
+        assert self._tiles is not None
+        grid = TileGrid((canvas.shape[0], canvas.shape[1]), self._tiles, self._size)
+        tiles, seen = grid.cut(canvas), grid.seen(placement.ignored)
+        maps: list[NDArray[np.float32] | None] = [None] * len(grid)
+        pending: deque[tuple[Request, list[int], NDArray[np.uint8]]] = deque()
+
+        def finish() -> None:
+            request, batch, _ = pending.popleft()
+            flat = [is_one_colour(tiles[i]) for i in batch]
+            found = self._head.native(_first(request.wait(), len(batch)), flat=flat)
+            for i, one in zip(batch, found, strict=True):
+                maps[i] = one
+            self._free.append(request)
+
+        fixed = max(0, self._backend.inputs["image"].shape[0])
+        count = fixed or min(
+            _TILES_AT_ONCE, getattr(self._backend, "largest_batch", _TILES_AT_ONCE)
+        )
+        for first in range(0, len(seen), count):
+            batch = seen[first : first + count]
+            full = (batch * fixed)[:fixed] or batch  # a fixed batch is filled up
+            if len(pending) == 2:
+                finish()
+            request = self._take()
+            stacked = np.stack([tiles[i] for i in full])  # held until the engine has read it
+            request.start({"image": stacked})
+            pending.append((request, batch, stacked))
+        while pending:
+            finish()
+        whole, scores = self._head.judge(grid.stitch(maps)[None], placement.ignored)
+        timings = {
+            "preprocess": (prepared - started) * 1e3,
+            "infer": (time.perf_counter() - prepared) * 1e3,
+        }
+        return Scored(whole[0], float(scores[0]), placement, canvas, timings, grid)
+
+
+def _first(outputs: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The outputs of a batch's first images."""
+    return {name: value[:count] for name, value in outputs.items()}
 
 
 def head_tensors(bundle: Bundle) -> dict[str, NDArray[Any]]:

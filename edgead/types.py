@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -53,11 +53,16 @@ class Placement:
         offset_xy: Upper left corner of the view in the frame, pixels.
         scale_xy: Frame pixels for one input pixel.
         frame_size: (H, W) of the frame.
+        size: (h, w) of the engine input or, with tiles, of the picture that they are cut from; None
+            where whoever made it did not say.
+        ignored: (h, w) bool, True where the view never looks; None where it looks everywhere.
     """
 
     offset_xy: tuple[float, float]
     scale_xy: tuple[float, float]
     frame_size: tuple[int, int]
+    size: tuple[int, int] | None = None
+    ignored: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
     def to_frame(self, xy: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map points [N, 2] (x, y) of pixel centres from input to frame coordinates, [N, 2]."""

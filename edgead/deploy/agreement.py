@@ -48,10 +48,12 @@ class Scores:
     Attributes:
         scores: [N] float64.
         maps: [N] of (h', w') float32, native.
+        sizes: (h, w) of each smoothed map; None where all have the engine input's.
     """
 
     scores: NDArray[np.float64]
     maps: list[NDArray[np.float32]]
+    sizes: list[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,9 @@ def agreement(
 
 
 def _smoothed(manifest: Manifest, scores: Scores) -> list[NDArray[np.float32]]:
-    size, sigma = manifest.input.size, manifest.head.sigma
-    return [smooth(one[None], size, sigma)[0] for one in scores.maps]
+    sizes = scores.sizes or [manifest.input.size] * len(scores.maps)
+    sigma = manifest.head.sigma
+    return [smooth(one[None], size, sigma)[0] for one, size in zip(scores.maps, sizes, strict=True)]
 
 
 def _pixel_auroc(frames: Sequence[ProofFrame], maps: Sequence[NDArray[np.float32]]) -> float | None:

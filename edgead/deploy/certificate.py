@@ -26,6 +26,7 @@ from edgead.deploy.agreement import Limits, Scores, agreement
 from edgead.errors import BackendError, CalibrationError, EdgeadError
 from edgead.golden import check_golden
 from edgead.scorer import Scorer
+from edgead.view import check_commissioned
 
 __all__ = ["certify", "encoded", "issue", "merged", "score_frames"]
 
@@ -41,7 +42,11 @@ def score_frames(bundle: Bundle, backend: Backend, frames: Sequence[ProofFrame])
     scorer = Scorer(bundle, backend, check_ranges=False)
     found = list(scorer.each(one.frame for one in frames))
     scores = np.array([one.score for one in found], dtype=np.float64)
-    return Scores(scores, [one.anomaly_map for one in found])
+    return Scores(
+        scores,
+        [one.anomaly_map for one in found],
+        [(one.tensor.shape[0], one.tensor.shape[1]) for one in found],
+    )
 
 
 def issue(
@@ -73,7 +78,9 @@ def issue(
 
     Raises:
         BackendError: The back end cannot run FP32 either.
+        BundleError: VIEW_CHANGED when the bundle has no threshold for its view.
     """
+    check_commissioned(bundle.manifest)
     limits = limits or Limits()
     member = member_for(backend, precision, bundle.members)
     sizes = {name: len(bundle.members[name]) for name in (member, "model.onnx")}
@@ -143,9 +150,9 @@ def certify(
     """
     bundle = read_bundle(bundle_path)
     base = open_backend(backend, bundle.members, precision="fp32", threads=threads)
-    size = bundle.manifest.input.size
-    scorer = Scorer(bundle, base)
-    frames = proof_frames(images_dir, scorer, size, without=_calibrated_on(bundle), seed=seed)
+    frames = proof_frames(
+        images_dir, Scorer(bundle, base), without=_calibrated_on(bundle), seed=seed
+    )
     if not frames:
         raise CalibrationError(
             "CERTIFY_FRAMES",
@@ -207,7 +214,7 @@ def _is_held(bundle: Bundle, backend: str, precision: str) -> bool:
 
 def _speed(bundle: Bundle, base: Backend, engine: Backend, one: ProofFrame) -> dict[str, float]:
     """Medians of both engines in turns; a pause lets the threads of the one before come to rest."""
-    tensor = Scorer(bundle, base, check_ranges=False)(one.frame).tensor[None]
+    tensor = Scorer(bundle, base, check_ranges=False)(one.frame).inputs[0][None]
     requests = {"fp32": base.open_request(), "this": engine.open_request()}
     times: dict[str, list[float]] = {name: [] for name in requests}
     for _ in range(_BURSTS):

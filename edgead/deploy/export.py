@@ -19,13 +19,13 @@ import numpy as np
 import onnx
 import onnxsim
 import torch
-from numpy.typing import NDArray
 
 from edgead.deploy.spec import ExportSpec
 from edgead.errors import BundleError
 from edgead.evaluate.commission import ENGINE_TOLERANCE
 from edgead.heads import Head
 from edgead.manifest import Thresholds
+from edgead.preprocess import is_one_colour
 from edgead.scorer import Scored
 
 __all__ = ["OPSET", "Parity", "check_parity", "onnx_from_spec"]
@@ -114,7 +114,7 @@ def check_parity(
             of score_scale or a verdict flips.
     """
     limit = thresholds.threshold
-    scores = np.array([_torch_score(spec, head, one.tensor) for one in scored])
+    scores = np.array([_torch_score(spec, head, one) for one in scored])
     exported = np.array([one.score for one in scored])
     shares = np.abs(scores - exported) / thresholds.score_scale
     flipped = (scores > limit) != (exported > limit)
@@ -137,11 +137,15 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _torch_score(spec: ExportSpec, head: Head, tensor: NDArray[np.uint8]) -> float:
-    with torch.no_grad():
-        outputs = spec.module(torch.from_numpy(np.ascontiguousarray(tensor[None])))
-    values = outputs if isinstance(outputs, tuple) else (outputs,)
-    _, scores = head({n: v.numpy() for n, v in zip(spec.outputs, values, strict=True)})
+def _torch_score(spec: ExportSpec, head: Head, one: Scored) -> float:
+    maps = []
+    for picture in one.inputs:
+        with torch.no_grad():
+            outputs = spec.module(torch.from_numpy(np.ascontiguousarray(picture[None])))
+        values = outputs if isinstance(outputs, tuple) else (outputs,)
+        named = {n: v.numpy() for n, v in zip(spec.outputs, values, strict=True)}
+        maps.append(head.native(named, flat=[is_one_colour(picture)])[0])
+    _, scores = head.judge(one.whole(maps)[None], one.placement.ignored)
     return float(scores[0])
 
 

@@ -123,7 +123,6 @@ class _Job:
         self.frames: CalibrationFrames = gather(
             Scorer(self.bundle, self._base),
             manifest.thresholds,
-            manifest.input.size,
             self.source,
             seed=self.seed,
         )

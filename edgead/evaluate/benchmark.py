@@ -27,7 +27,7 @@ from edgead.evaluate import data
 from edgead.frame import Frame
 from edgead.golden import golden_frame
 from edgead.power import PowerMeter
-from edgead.preprocess import Preprocess
+from edgead.scorer import Scorer
 
 __all__ = ["benchmark"]
 
@@ -112,8 +112,6 @@ class _Runner:
     """One frame after another through the raw engine and through the detector."""
 
     def __init__(self, detector: Detector, frames: Sequence[Frame], threads: int) -> None:
-        manifest = detector.bundle.manifest
-        prepare = Preprocess(manifest.frame, manifest.input, manifest.view)
         self.engine = open_backend(
             detector.choice.backend,
             detector.bundle.members,
@@ -121,18 +119,20 @@ class _Runner:
             threads=threads,
         )
         self._request = self.engine.open_request()
-        self._tensors: list[NDArray[np.uint8]] = [prepare(frame)[0] for frame in frames]
+        scorer = Scorer(detector.bundle, self.engine, check_ranges=False)
+        self._inputs: list[list[NDArray[np.uint8]]] = [one.inputs for one in scorer.each(frames)]
         self._detector, self._frames = detector, frames
         self._next_raw = self._next_frame = 0
         self._timings: dict[str, list[float]] = {}
 
     def raw(self) -> float:
-        """Seconds of one inference."""
-        tensor = self._tensors[self._next_raw % len(self._tensors)]
+        """Seconds of one frame's inference, or inferences where it is judged in tiles."""
+        inputs = self._inputs[self._next_raw % len(self._inputs)]
         self._next_raw += 1
         started = time.perf_counter()
-        self._request.start({"image": tensor})
-        self._request.wait()
+        for picture in inputs:
+            self._request.start({"image": picture[None]})
+            self._request.wait()
         return time.perf_counter() - started
 
     def judge(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edgead.backends.base import Backend
@@ -29,6 +30,7 @@ from edgead.manifest import FrameSpec, Golden, InputRanges, Thresholds
 from edgead.postprocess import smooth
 from edgead.preprocess import Preprocess, as_bgr, frame_statistics
 from edgead.scorer import Scored, Scorer
+from edgead.view import view_key
 
 __all__ = ["ENGINE_TOLERANCE", "Commissioned", "commission", "frame_spec", "open_scorer"]
 
@@ -71,9 +73,7 @@ def frame_spec(frames: Iterable[Frame]) -> FrameSpec:
 
 def open_scorer(bundle: Bundle, backend: Backend, frame: FrameSpec) -> Scorer:
     """A scorer for frames of ``frame``, whatever the bundle was commissioned on before."""
-    manifest = bundle.manifest
-    preprocess = Preprocess(frame, manifest.input, manifest.view)
-    return Scorer(bundle, backend, preprocess=preprocess)
+    return Scorer(bundle, backend, preprocess=Preprocess.of(bundle, frame))
 
 
 def commission(
@@ -121,10 +121,7 @@ def commission(
     scores = [one.score for one in measured]
     promise = dataclasses.replace(promise, threshold=_clear_of_ties(promise.threshold, scores))
     pixels = learn_pixel_threshold(
-        (
-            smooth(one.anomaly_map[None], manifest.input.size, manifest.head.sigma)[0]
-            for one in measured
-        ),
+        (_looked_at(one, manifest.head.sigma) for one in measured),
         false_reject_rate=false_reject_rate,
         confidence=confidence,
     )
@@ -139,6 +136,7 @@ def commission(
         needed=promise.needed,
         how=how,
         good_scores=sorted(scores),
+        view=view_key(manifest) or UNSET,
     )
     golden, pictures = _golden(scorer, frames, promise.threshold, seed)
     old = {entry.name: None for entry in manifest.golden}
@@ -151,6 +149,14 @@ def commission(
         golden=golden,
     )
     return Commissioned(bundle=ready, promise=promise, scored=measured)
+
+
+def _looked_at(one: Scored, sigma: float) -> NDArray[np.float32]:
+    """Smoothed map of a frame: (h, w), or the pixels of it that its view looks at."""
+    rows, columns = one.tensor.shape[:2]
+    smoothed = smooth(one.anomaly_map[None], (rows, columns), sigma)[0]
+    ignored = one.placement.ignored
+    return smoothed if ignored is None else smoothed[~ignored]
 
 
 def _clear_of_ties(threshold: float, scores: Sequence[float]) -> float:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgead.errors import CalibrationError, ConfigError, FrameError
 from edgead.frame import Frame
 from edgead.images import read, size_of
+from edgead.types import Placement
 
 __all__ = [
     "MIN_GOOD",
@@ -34,6 +35,7 @@ __all__ = [
     "find_training",
     "folds",
     "image_sizes",
+    "in_view",
     "load_images",
     "load_mask",
     "nearest",
@@ -360,3 +362,18 @@ def nearest(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.bool
     )
     picked: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
     return picked
+
+
+def in_view(mask: NDArray[np.bool_], placement: Placement) -> NDArray[np.bool_]:
+    """A mask over the whole frame -> the part that a view looks at, (h, w) bool like its map."""
+    size = placement.size or placement.frame_size
+    picked = []
+    for axis in (0, 1):
+        start, scale = placement.offset_xy[1 - axis], placement.scale_xy[1 - axis]
+        extent = round(scale * size[axis])  # of the view, whole frame pixels
+        centres = start + (np.arange(size[axis]) + 0.5) * extent / size[axis]
+        if mask.shape[axis] != placement.frame_size[axis]:
+            centres = centres * mask.shape[axis] / placement.frame_size[axis]
+        picked.append(np.minimum(centres.astype(int), mask.shape[axis] - 1))
+    seen: NDArray[np.bool_] = mask[np.ix_(*picked)]
+    return seen if placement.ignored is None else seen & ~placement.ignored

@@ -20,6 +20,7 @@ from edgead.evaluate.metrics import evaluate_scores
 from edgead.evaluate.regions import pro_curve
 from edgead.evaluate.report import Case, Report, nearest_cases
 from edgead.evaluate.threshold import promise_sentence
+from edgead.manifest import View
 from edgead.preprocess import as_bgr
 from edgead.types import Detection
 
@@ -70,10 +71,10 @@ def evaluate(detector: Detector, root: str | Path) -> Evaluation:
             _log.warning("%s: UNKNOWN: %s", sample.path, error)
             reasons[index] = error.code
             detections.append(None)
-        has_mask = not sample.label or sample.mask_path is not None
-        masks.append(data.load_mask(sample, manifest.input.size) if has_mask else None)
+        masks.append(_mask_of(sample, detections[-1], manifest.input.size))
     limits = manifest.thresholds
-    loco = load_saturations(root)
+    # Saturated overlap counts pixels of whole frames.
+    loco = load_saturations(root) if manifest.view == View() else None
     empty = np.zeros(manifest.input.size, dtype=np.float32)
     figures = evaluate_scores(
         [np.nan if found is None else found.score for found in detections],
@@ -92,6 +93,18 @@ def evaluate(detector: Detector, root: str | Path) -> Evaluation:
         else [load_regions(sample, manifest.input.size, loco) for sample in samples],
     )
     return Evaluation(figures, samples, detections, masks, reasons)
+
+
+def _mask_of(
+    sample: data.Sample, found: Detection | None, size: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Ground truth where the map lies, at its size; None where there is none."""
+    if sample.label and sample.mask_path is None:
+        return None
+    if found is None or found.placement is None:
+        return data.load_mask(sample, size)
+    whole = data.load_mask(sample, found.placement.frame_size)
+    return data.in_view(whole, found.placement)
 
 
 def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:

@@ -111,7 +111,8 @@ def learn_pixel_threshold(
     most ``bound``.
 
     Args:
-        maps: Smoothed anomaly maps of held-out good images, each (h, w); read once, one at a time.
+        maps: Smoothed anomaly maps of held-out good images, each (h, w), or the values of those of
+            their pixels that are looked at; read once, one at a time.
         false_reject_rate: Share of good images that may have more pixels marked than that.
         confidence: As in `learn_threshold`.
         pixel_share: Share of a good image's pixels that may be marked; 0 takes the map's maximum.

@@ -152,14 +152,15 @@ def test_a_mosaic_of_one_line() -> None:
     assert str(error.value) == ("[FRAME_BAYER] shape (1, 8); BAYER_RG8 has at least 2x2 pixels.")
 
 
-def test_tiles() -> None:
+def test_a_view_without_a_threshold() -> None:
     view = View(tiles=Tiles(size=(8, 8), overlap=2))
     bundle = Bundle.build(tiny_manifest(view=view), {"model.onnx": TINY_MODEL})
     with pytest.raises(BundleError) as error:
         Detector(bundle, backend="openvino")
     assert str(error.value) == (
-        "[VIEW_TILES] the bundle asks for tiles, which this edgead does not judge in. "
-        "Commission it with a region of interest instead."
+        "[VIEW_CHANGED] the view (region of interest, ignored places or tiles) was changed after "
+        "the thresholds were learnt: this bundle has no threshold. Learn it again from good images: "
+        "edgead commission BUNDLE GOOD."
     )
 
 

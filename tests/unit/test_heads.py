@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
 from edgead.errors import BackendError, BundleError
-from edgead.heads import Head, ignore_mask
-from edgead.manifest import HeadSpec, View
+from edgead.heads import Head
+from edgead.manifest import HeadSpec
 
 _MAPS = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
 
@@ -102,36 +100,31 @@ def test_an_ignored_peak_is_out_of_map_and_score():
     assert kept[0, 3].tolist() == [12, 13, 0, 0]
 
 
-_COORDINATES = st.floats(-5, 35, allow_nan=False).map(lambda v: round(v, 2) + 0.003)
+@pytest.mark.parametrize("top", [1, 3, 12, 1000])
+def test_a_top_mean_is_of_the_cells_that_are_looked_at(top):
+    maps = np.zeros((1, 4, 4), np.float32)
+    maps[0] = np.arange(16).reshape(4, 4)
+    ignore = np.zeros((4, 4), bool)
+    ignore[3] = True  # the four highest
+    _, scores = Head(spec("top_mean", top=top), {})({"anomaly_map": maps}, ignore)
+    assert scores[0] == np.mean(sorted(range(12))[-top:])
 
 
-@given(
-    polygon=st.lists(st.tuples(_COORDINATES, _COORDINATES), min_size=3, max_size=7),
-    x0=st.integers(0, 5),
-    y0=st.integers(0, 5),
-)
-def test_ignore_mask_is_the_even_odd_rule(polygon, x0, y0):
-    rows, columns = 12, 16
-    view = View(roi=(x0, y0, x0 + columns, y0 + rows), ignore=[polygon])
-    mask = ignore_mask(view, (rows, columns))
-    for y in range(rows):
-        for x in range(columns):
-            assert mask[y, x] == _is_inside(polygon, x0 + x + 0.5, y0 + y + 0.5)
+def test_cells_that_are_all_ignored():
+    with pytest.raises(BundleError) as error:
+        Head(spec(), {})({"anomaly_map": _MAPS}, np.ones((5, 7), bool))
+    assert str(error.value) == (
+        "[VIEW_EMPTY] the ignored places leave no cell of the map to look at. Set another view: "
+        "edgead view BUNDLE, then commission it."
+    )
 
 
-def _is_inside(polygon, x, y):
-    """Jordan: a ray to the left crosses the outline an odd number of times."""
-    crossings = 0
-    for i in range(len(polygon)):
-        (ax, ay), (bx, by) = polygon[i], polygon[(i + 1) % len(polygon)]
-        if min(ay, by) < y <= max(ay, by) and ay != by:
-            crossings += (bx - ax) * (y - ay) / (by - ay) + ax > x
-    return crossings % 2 == 1
-
-
-def test_polygons_are_united_and_none_is_none():
-    square = [(0.0, 0.0), (4.0, 0.0), (4.0, 4.0), (0.0, 4.0)]
-    shifted = [(x + 2, y + 2) for x, y in square]
-    mask = ignore_mask(View(ignore=[square, shifted]), (8, 8))
-    assert mask.sum() == 16 + 16 - 4  # not 16 + 16 - 8: an overlap stays ignored
-    assert ignore_mask(View(), (8, 8)) is None
+def test_an_image_of_one_colour_may_have_a_flat_map():
+    maps = _MAPS.copy()
+    maps[1] = 0.5
+    np.testing.assert_array_equal(
+        Head(spec(), {}).native({"anomaly_map": maps}, flat=[False, True]), maps
+    )
+    with pytest.raises(BackendError) as error:
+        Head(spec(), {}).native({"anomaly_map": maps}, flat=[True, False])
+    assert error.value.code == "BACKEND_DEGENERATE"

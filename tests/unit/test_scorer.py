@@ -10,9 +10,9 @@ from bundles import TINY_MODEL, tiny_bundle, tiny_frame, tiny_manifest
 
 from edgead.backends import open_backend
 from edgead.bundle import Bundle
-from edgead.errors import BackendError, BundleError, FrameError
+from edgead.errors import BackendError, FrameError
 from edgead.frame import Frame
-from edgead.manifest import Tiles, View
+from edgead.manifest import View
 from edgead.scorer import Scorer
 from edgead.testing.fakes import FakeBackend
 from edgead.testing.faults import Fault
@@ -156,19 +156,12 @@ def test_region_and_polygons_come_before_the_score():
 
 def test_polygons_are_in_frame_pixels_also_inside_a_region():
     view = {"roi": (8, 0, 16, 8)}
-    bright = with_view(**view)(spotted()).score
-    assert with_view(**view, ignore=[_CORNER])(Frame(spotted().pixels)).score < bright
+    pixels = spotted().pixels
+    pixels[6, 8:] = 60
+    bright = with_view(**view)(Frame(pixels)).score
+    assert with_view(**view, ignore=[_CORNER])(Frame(pixels)).score < bright
     elsewhere = [(x - 8, y) for x, y in _CORNER]
-    assert with_view(**view, ignore=[elsewhere])(spotted()).score == bright
-
-
-def test_tiles_are_refused_and_not_passed_over():
-    with pytest.raises(BundleError) as error:
-        with_view(tiles=Tiles(size=(8, 8), overlap=2))
-    assert str(error.value) == (
-        "[VIEW_TILES] the bundle asks for tiles, which this edgead does not judge in. "
-        "Commission it with a region of interest instead."
-    )
+    assert with_view(**view, ignore=[elsewhere])(Frame(pixels)).score == bright
 
 
 def test_closing_lets_go_of_the_engine():

@@ -142,6 +142,7 @@ class TrtBackend:
         gpu: The device.
         notes: What differs from what was asked for, in words.
         activation_bytes: Device memory of one request beside its inputs and outputs.
+        largest_batch: Images that one inference takes at the most, where its batch is free.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class TrtBackend:
         self.device = gpu.name
         self.precision = key.precision
         self.key, self.gpu, self.notes, self.options = key, gpu, notes, options
+        self.largest_batch = options.batch[2]
         self.context = context
         self.is_lost = False
         self._row = api.api_for(key.backend, key.backend_version)
