@@ -1,0 +1,89 @@
+"""Whether the line may be trusted now: what ``/readyz``, the page and the metrics say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgead.errors import EdgeadError
+from edgead.integrations.serve.board import Board
+from edgead.stream import Stream
+from edgead.stream.watchdog import State
+
+__all__ = ["Check", "Readiness"]
+
+_UNREAD_S = 5.0  # outcomes that nobody has read for so long: the loop is stuck
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold.
+
+    Attributes:
+        name: books, judge, loop, cameras, journal, rejects or model.
+        ok: Whether it holds.
+        text: Why not, or what was found.
+    """
+
+    name: str
+    ok: bool
+    text: str
+
+
+class Readiness:
+    """Looks at the stream's books and health, never at whether a process is up.
+
+    Args:
+        stream: The line.
+        board: What was handed over.
+        unverified: Why the latest golden check failed; empty when it held.
+    """
+
+    def __init__(self, stream: Stream, board: Board, unverified: Callable[[], str]) -> None:
+        self._stream, self._board, self._unverified = stream, board, unverified
+
+    def __call__(self) -> list[Check]:
+        """Every check, now."""
+        reasons = self._stream.health.reasons
+        failed = self._stream.health.state is State.FAILED and not self._stream.errors
+        unsaved = "REJECTS_NOT_SAVED" in reasons
+        degraded = "JOURNAL_DEGRADED" in reasons
+        return [
+            self._books(),
+            Check("judge", not failed, ", ".join(reasons) if failed else "it answers"),
+            self._loop(),
+            self._cameras(),
+            Check("journal", not degraded, "rows wait for the disk" if degraded else "written"),
+            Check("rejects", not unsaved, "some were not saved" if unsaved else "saved"),
+            self._model(),
+        ]
+
+    def _books(self) -> Check:
+        try:
+            counts = self._stream.counts
+        except EdgeadError as error:
+            return Check("books", False, str(error))
+        return Check("books", counts.balanced, f"{counts.received} frames accounted for")
+
+    def _loop(self) -> Check:
+        try:
+            counts = self._stream.counts
+        except EdgeadError:
+            return Check("loop", False, "the books do not balance")
+        unread = counts.received - counts.in_flight - self._board.taken
+        silent_s = time.monotonic() - self._board.taken_s
+        stuck = unread > 0 and silent_s > _UNREAD_S
+        text = f"{unread} outcomes not read for {silent_s:.0f} s" if stuck else "outcomes are read"
+        return Check("loop", not stuck, text)
+
+    def _cameras(self) -> Check:
+        states = self._board.states()
+        stale = [f"{name}: {state.name}" for name, state in states.items() if not state.is_fresh]
+        waiting = [n for n, one in self._board.cameras.items() if one.last is None]
+        stale += [f"{name}: no frame yet" for name in waiting if states[name].is_fresh]
+        return Check("cameras", not stale, "; ".join(stale) or f"{len(states)} send frames")
+
+    def _model(self) -> Check:
+        why = self._unverified()
+        return Check("model", not why, why or "its golden images score as they should")

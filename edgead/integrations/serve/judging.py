@@ -1,0 +1,124 @@
+"""One image in, one verdict out: the REST endpoint beside the line, which it may never hold up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import anyio.to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from edgead import images
+from edgead.errors import BackendError, EdgeadError, FrameError, StateError
+from edgead.integrations.serve.access import problem
+from edgead.stream.checks import DetectionCheck
+from edgead.types import Detection, Frame
+
+__all__ = ["MAX_BODY", "Judging"]
+
+_log = logging.getLogger("edgead.serve")
+
+MAX_BODY = 32 * 1024 * 1024
+_BODY_S = 15.0  # a body that takes longer is given up
+_WAITING = 4  # requests, the one that runs included
+#: Every error says that nothing may be accepted.
+_UNKNOWN: dict[str, Any] = {"verdict": "UNKNOWN", "accept": False}
+
+
+class Judging:
+    """Judges one uploaded image at a time.
+
+    Args:
+        judge: The detector of the line, or another.
+        unverified: Why the model may not be trusted now; empty when it may.
+        max_pixels: Larger images are refused before they are decoded.
+    """
+
+    def __init__(
+        self, judge: Callable[[Frame], Detection], unverified: Callable[[], str], max_pixels: int
+    ) -> None:
+        self.answers: dict[int, int] = {}
+        self._judge, self._unverified = judge, unverified
+        self._limits = images.ImageLimits(max_pixels=max_pixels, max_bytes=MAX_BODY)
+        self._turn = asyncio.Lock()
+        self._inside = 0
+        self._numbers = itertools.count()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request, whatever is in it."""
+        if self._inside >= _WAITING:
+            answer: Response = _busy()
+        else:
+            self._inside += 1
+            try:
+                answer = await self._answer(request)
+            finally:
+                self._inside -= 1
+        self.answers[answer.status_code] = self.answers.get(answer.status_code, 0) + 1
+        return answer
+
+    async def _answer(self, request: Request) -> Response:
+        why = self._unverified()
+        if why:
+            return problem(503, "MODEL_UNVERIFIED", why, "Run edgead verify.", **_UNKNOWN)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            text = "compressed bodies are not taken."
+            return problem(415, "BODY_ENCODING", text, "Send the image file as it is.", **_UNKNOWN)
+        try:
+            body = await asyncio.wait_for(_body(request), _BODY_S)
+        except asyncio.TimeoutError:
+            return problem(408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", **_UNKNOWN)
+        except ClientDisconnect:
+            return problem(400, "BODY_INCOMPLETE", "the client went away.", **_UNKNOWN)
+        if body is None:
+            text = f"the body is over {MAX_BODY // 1024**2} MiB."
+            return problem(413, "BODY_TOO_LARGE", text, "Send one image.", **_UNKNOWN)
+        async with self._turn:
+            return await anyio.to_thread.run_sync(self._judged, body)
+
+    def _judged(self, body: bytes) -> Response:
+        try:
+            frame = images.decode(body, name="the image", limits=self._limits)
+            numbered = replace(frame, source_id="rest", seq=next(self._numbers))
+            found = self._judge(numbered)
+            wrong = DetectionCheck()(found)
+            if wrong is not None:
+                raise wrong
+        except (BackendError, StateError) as error:
+            _log.error("REST: %s", error)
+            return problem(503, error.code, error.message, error.hint, **_UNKNOWN)
+        except FrameError as error:
+            return problem(422, error.code, error.message, error.hint, **_UNKNOWN)
+        except EdgeadError as error:
+            return problem(503, error.code, error.message, error.hint, **_UNKNOWN)
+        except Exception:
+            _log.exception("REST: the judge raised")
+            hint = "Its log says why."
+            return problem(503, "BACKEND_ERROR", "the judge failed.", hint, **_UNKNOWN)
+        return JSONResponse({**found.to_json(), "is_simulated": True})
+
+
+async def _body(request: Request) -> bytes | None:
+    """The whole body, or None when it is too long, as soon as that is known."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY:
+        return None
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _busy() -> Response:
+    text = f"{_WAITING} images are being judged or wait."
+    answer = problem(503, "BUSY", text, "Try again in a second.", **_UNKNOWN)
+    answer.headers["Retry-After"] = "1"
+    return answer
