@@ -73,7 +73,10 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["edgead*"]), "edgead.calibration"],
     package_dir={"edgead.calibration": "calibration"},
-    package_data={"edgead": ["py.typed", "_C.pyi"]},
+    package_data={
+        "edgead": ["py.typed", "_C.pyi"],
+        "edgead.integrations.serve": ["page/*"],
+    },
     ext_modules=[Extension("edgead._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
 )

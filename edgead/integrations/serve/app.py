@@ -250,7 +250,7 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     return answer
 
 
-async def _internal(_: Request, error: Exception) -> Response:
+async def _internal(_: Request, __: Exception) -> Response:
     """A bug of ours: the log has it, the answer does not."""
     return problem(500, "INTERNAL", "the server failed.", "Its log says why.")
 
