@@ -15,9 +15,16 @@ from edgead.types import LedgerCounts, Outcome, Status
 PATIENCE_S = 60.0
 
 
-def outcome_of(seq: int, *, score: float | None = None, part: str | None = None) -> Outcome:
+def outcome_of(
+    seq: int,
+    *,
+    score: float | None = None,
+    part: str | None = None,
+    trigger: str | None = None,
+    at_ns: int | None = None,
+) -> Outcome:
     """Outcome number ``seq``, just settled: every third one is a defect, every seventh dropped."""
-    now = time.monotonic_ns()
+    now = time.monotonic_ns() if at_ns is None else at_ns
     counts = LedgerCounts(received=seq + 1, results=seq + 1)
     detection = None
     if score is not None or seq % 7 != 6:
@@ -33,6 +40,7 @@ def outcome_of(seq: int, *, score: float | None = None, part: str | None = None)
         settled_mono_ns=now,
         counts=counts,
         part_id=part if part is not None else f"part-{seq}",
+        trigger_id=trigger,
     )
 
 

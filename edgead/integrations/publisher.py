@@ -32,6 +32,8 @@ _log = logging.getLogger("edgead.integrations")
 BEAT_S = 0.2
 #: Scheme -> module of this package with `output_from_address`, name of its variables.
 _SCHEMES = {
+    "mqtt": ("mqtt", "MQTT"),
+    "mqtts": ("mqtt", "MQTT"),
     "http": ("webhook", "HTTP"),
     "https": ("webhook", "HTTP"),
 }

@@ -151,9 +151,7 @@ def test_opening_fails_whole() -> None:
 
 
 def settled_at(clock: FakeClock) -> Outcome:
-    from dataclasses import replace
-
-    return replace(outcome_of(0), t_mono_ns=clock(), settled_mono_ns=clock())
+    return outcome_of(0, at_ns=clock())
 
 
 def test_the_heartbeat_goes_by_fresh_outcomes() -> None:
