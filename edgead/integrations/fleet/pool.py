@@ -19,6 +19,7 @@ __all__ = ["Chunk", "Pool"]
 
 #: (number, images): what is handed to a worker at a time.
 Chunk = tuple[int, list[Item]]
+_START_S = 300.0
 _PROGRAM = "edgead.integrations.fleet.worker:main"
 
 
@@ -48,11 +49,11 @@ class Pool:
         orders: How to judge.
         workers: Number of processes.
         tries: Workers that may die with an image before it gets a row with the code WORKER_LOST.
-        timeout_s: A worker that needs longer for one image, or to start, is killed.
+        timeout_s: A worker that needs longer for one image is killed, which counts as dying.
 
     Raises:
         EdgeadError: What a worker could not open the bundle for.
-        BackendError: WORKER_START when a worker dies before its first image.
+        BackendError: WORKER_START when a worker dies, or takes minutes, before its first image.
     """
 
     def __init__(
@@ -204,9 +205,9 @@ class Pool:
         return child
 
     def _await_ready(self, child: Child) -> None:
-        if not child.control.poll(self._timeout_s):
+        if not child.control.poll(_START_S):
             child.kill()
-            raise _not_started(f"it was not ready in {self._timeout_s:g} s", child)
+            raise _not_started(f"it was not ready in {_START_S:g} s", child)
         try:
             answer = json.loads(child.control.recv_bytes())
         except (EOFError, OSError) as error:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from edgead.types import Detection, Frame, Verdict
 
 __all__ = ["COLUMNS", "TELLING", "Row", "assemble", "encode", "key_of", "lost_row", "row_of"]
 
-#: path, sha256 (of the encoded image), verdict, score, threshold, regions and stages (JSON),
-#: bundle_hash, worker (host/process), and for an image without a verdict code and message.
+#: path, sha256 (of the encoded image), verdict, score, threshold, regions (JSON), stages (JSON,
+#: milliseconds), bundle_hash, worker (host/process), and without a verdict code and message.
 COLUMNS = (
     "path", "sha256", "verdict", "score", "threshold", "regions", "stages", "bundle_hash", "worker",
     "code", "message",
@@ -52,21 +53,30 @@ def row_of(
     """
     row = _unknown(item, bundle_hash, worker)
     try:
+        started = time.perf_counter()
         data = read(item)
         row["sha256"] = hashlib.sha256(data).hexdigest()
-        found = judge(images.decode(data, name=item["path"]))
+        were_read = time.perf_counter()
+        frame = images.decode(data, name=item["path"])
+        decoded = time.perf_counter()
+        found = judge(frame)
     except EdgeadError as error:
         return {**row, "code": error.code, "message": f"{error.message} {error.hint}".strip()}
     except Exception as error:  # one image must not end the archive
         text = f"the judge raised {type(error).__name__}: {error}"
         return {**row, "code": FailCode.BACKEND_ERROR.value, "message": text}
+    stages = {
+        "read": (were_read - started) * 1e3,
+        "decode": (decoded - were_read) * 1e3,
+        **found.timings_ms,
+    }
     return {
         **row,
         "verdict": found.verdict.name,
         "score": found.score,
         "threshold": found.threshold,
         "regions": json.dumps([region.to_json() for region in found.regions]),
-        "stages": json.dumps({name: round(ms, 3) for name, ms in found.timings_ms.items()}),
+        "stages": json.dumps({name: round(ms, 3) for name, ms in stages.items()}),
     }
 
 
