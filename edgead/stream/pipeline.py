@@ -131,6 +131,11 @@ class Stream:
         return {name: i.error for name, i in self._intakes.items() if i.error is not None}
 
     @property
+    def ended(self) -> frozenset[str]:
+        """Sources that hand over nothing more: ended, lost, or closed."""
+        return frozenset(name for name, one in self._intakes.items() if one.is_over)
+
+    @property
     def counts_by_source(self) -> dict[str, LedgerCounts]:
         """The books of each source, checked."""
         with self._changed:
