@@ -43,19 +43,20 @@ _DRAWING_S = 8.0  # a reject that is not drawn by then is not waited for
 _LOGIN_BYTES = 4096
 
 
-def make_app(line: Line, *, token: Token, any_host: bool) -> ASGIApp:
+def make_app(line: Line, hub: Hub, *, token: Token, any_host: bool) -> ASGIApp:
     """The application of a line.
 
     Args:
         line: What is served.
+        hub: Who watches it.
         token: Who may ask.
         any_host: Whether it may be addressed by any name, and not only as localhost.
     """
-    routes = _Routes(line, token)
+    routes = _Routes(line, hub, token)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with routes.hub.running():
+        async with hub.running():
             yield
 
     return Starlette(
@@ -69,8 +70,8 @@ def make_app(line: Line, *, token: Token, any_host: bool) -> ASGIApp:
 class _Routes:
     """The handlers, which share the line."""
 
-    def __init__(self, line: Line, token: Token) -> None:
-        self.hub = Hub(line.state)
+    def __init__(self, line: Line, hub: Hub, token: Token) -> None:
+        self.hub = hub
         self._line, self._token = line, token
         self._names = {one.number: name for name, one in line.board.cameras.items()}
         self._judging = Judging(line.judge, line.unverified, line.max_pixels)

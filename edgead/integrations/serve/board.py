@@ -152,8 +152,13 @@ class Board:
 
     def states(self) -> dict[str, CameraState]:
         """What each camera is doing now."""
-        lost = {} if self._stream is None else self._stream.errors
-        return {name: state_of(one.source, lost.get(name)) for name, one in self.cameras.items()}
+        if self._stream is None:
+            return {name: CameraState("waiting") for name in self.cameras}
+        lost, ended = self._stream.errors, self._stream.ended
+        return {
+            name: state_of(one.source, lost.get(name), has_ended=name in ended)
+            for name, one in self.cameras.items()
+        }
 
     def snapshot(self) -> list[dict[str, Any]]:
         """All cameras, for the page.

@@ -50,7 +50,6 @@ class Played:
     is_simulated = True
 
     def __init__(self, reopen: Callable[[], Source], *, fps: float, repeat: bool) -> None:
-        self.is_over = False
         self._reopen = reopen
         self._inner = reopen()
         self.source_id = self._inner.source_id
@@ -73,7 +72,6 @@ class Played:
             item = self._inner.read(timeout_s)
         except EndOfSource:
             if not self._repeat or not self._in_round or self._closed.is_set():
-                self.is_over = True
                 raise
             self._inner.close()
             self._inner, self._in_round = self._reopen(), 0
@@ -146,16 +144,17 @@ def open_cameras(
     return cameras
 
 
-def state_of(source: Source, lost: EdgeadError | None) -> CameraState:
+def state_of(source: Source, lost: EdgeadError | None, *, has_ended: bool) -> CameraState:
     """What a camera is doing, from what its source says of itself.
 
     Args:
         source: The source.
         lost: Why the stream gave it up, None while it has not.
+        has_ended: Whether it hands over nothing more.
     """
     if lost is not None:
         return CameraState("not opened" if isinstance(source, Unopened) else "lost", str(lost))
-    if getattr(source, "is_over", False):
+    if has_ended:
         return CameraState("ended")
     state = getattr(source, "state", State.RUNNING)
     error = getattr(source, "last_error", None)

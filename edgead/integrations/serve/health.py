@@ -47,15 +47,15 @@ class Readiness:
         """Every check, now."""
         reasons = self._stream.health.reasons
         failed = self._stream.health.state is State.FAILED and not self._stream.errors
-        unsaved = "REJECTS_NOT_SAVED" in reasons
-        degraded = "JOURNAL_DEGRADED" in reasons
         return [
             self._books(),
             Check("judge", not failed, ", ".join(reasons) if failed else "it answers"),
             self._loop(),
             self._cameras(),
-            Check("journal", not degraded, "rows wait for the disk" if degraded else "written"),
-            Check("rejects", not unsaved, "some were not saved" if unsaved else "saved"),
+            self._kept(
+                "journal", "JOURNAL_DEGRADED", self._stream.journal, "rows wait for the disk"
+            ),
+            self._kept("rejects", "REJECTS_NOT_SAVED", self._stream.rejects, "some were not saved"),
             self._model(),
         ]
 
@@ -65,6 +65,11 @@ class Readiness:
         except EdgeadError as error:
             return Check("books", False, str(error))
         return Check("books", counts.balanced, f"{counts.received} frames accounted for")
+
+    def _kept(self, name: str, reason: str, kept: object, trouble: str) -> Check:
+        if reason in self._stream.health.reasons:
+            return Check(name, False, trouble)
+        return Check(name, True, "not asked for" if kept is None else "written")
 
     def _loop(self) -> Check:
         try:
@@ -82,7 +87,9 @@ class Readiness:
         stale = [f"{name}: {state.name}" for name, state in states.items() if not state.is_fresh]
         waiting = [n for n, one in self._board.cameras.items() if one.last is None]
         stale += [f"{name}: no frame yet" for name in waiting if states[name].is_fresh]
-        return Check("cameras", not stale, "; ".join(stale) or f"{len(states)} send frames")
+        return Check(
+            "cameras", not stale, "; ".join(stale) or f"{len(states)} of {len(states)} send frames"
+        )
 
     def _model(self) -> Check:
         why = self._unverified()

@@ -37,7 +37,7 @@ Size: TypeAlias = Literal["small", "large"]
 
 _log = logging.getLogger("edgead.serve")
 
-_SHARE = 0.03  # of one core: what the encoder may cost while people watch
+_SHARE = 0.03  # of one core: what the encoder's thread may use while people watch
 _PERIOD_S = 0.1  # no more than ten pictures a second of one camera
 _UNREAD = 8  # frames kept until their outcome is read
 _REJECTS = 12
@@ -200,18 +200,17 @@ class Pictures:
                     for _, done in self._asked.values():
                         done.cancel()
                     return
+                due = self._next_due()
                 asked = self._asked.popitem(last=False) if self._asked else None
-                due = None if asked else self._next_due()
-            started = time.perf_counter()
+            started = time.thread_time()
+            if due is not None:
+                self._draw(*due)
             if asked is not None:
                 self._draw_reject(asked[0], *asked[1])
-            elif due is not None:
-                self._draw(*due)
-            spent_s = time.perf_counter() - started
+            spent_s = time.thread_time() - started
             rest_s = spent_s / _SHARE if asked or due else _PERIOD_S / 4
             with self._changed:
-                if not self._is_closed:
-                    self._changed.wait_for(lambda: self._is_closed, min(rest_s, 2.0))
+                self._changed.wait_for(lambda: self._is_closed, min(rest_s, 1.0))
 
     def _is_watched(self) -> bool:
         return any(count > 0 for count in self._watchers.values())

@@ -20,6 +20,7 @@ from edgead.errors import ConfigError
 from edgead.integrations.serve.access import Token, is_loopback
 from edgead.integrations.serve.app import make_app
 from edgead.integrations.serve.line import Line
+from edgead.integrations.serve.viewers import Hub
 
 __all__ = ["Server", "listen"]
 
@@ -66,8 +67,9 @@ class Server:
     def __init__(self, line: Line, listener: socket.socket, token: Token) -> None:
         host, self.port = listener.getsockname()[:2]
         any_host = bool(token) or not is_loopback(host)
+        self.hub = Hub(line.state)
         config = uvicorn.Config(
-            make_app(line, token=token, any_host=any_host),
+            make_app(line, self.hub, token=token, any_host=any_host),
             http=PatientProtocol,
             ws="websockets-sansio",
             ws_max_size=_MESSAGE,
@@ -91,6 +93,7 @@ class Server:
 
     def close(self) -> None:
         """End every connection and the thread; safe to call twice."""
+        self.hub.close()
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(5)

@@ -60,6 +60,7 @@ class Hub:
     def __init__(self, state: Callable[[], object]) -> None:
         self.viewers = 0
         self.dropped = 0
+        self.is_closing = False
         self._state = state
         self._slots: set[_Slot] = set()
         self._pictured = asyncio.Event()
@@ -78,6 +79,11 @@ class Hub:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    def close(self) -> None:
+        """Let every viewer go; from any thread."""
+        self.is_closing = True
+        self.announce()
+
     def announce(self) -> None:
         """There is a new picture; from any thread."""
         loop = self._loop
@@ -86,9 +92,9 @@ class Hub:
                 loop.call_soon_threadsafe(self._wake)
 
     async def picture(self) -> None:
-        """Wait for the next announcement, at most a second."""
+        """Wait for the next announcement, at most half a second."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._pictured.wait(), 1.0)
+            await asyncio.wait_for(self._pictured.wait(), 0.5)
 
     @contextlib.contextmanager
     def viewer(self) -> Iterator[None]:
@@ -129,15 +135,19 @@ class Hub:
         listening = asyncio.create_task(_until_gone(socket))
         try:
             slot.put(self._message())
-            while not listening.done():
+            while not (listening.done() or self.is_closing):
                 asked = asyncio.create_task(slot.get())
                 await asyncio.wait({asked, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if not asked.done():
                     asked.cancel()
                     return
+                if self.is_closing:
+                    break
                 text = asked.result().decode()
                 if not await self.deliver(lambda text=text: socket.send_text(text)):  # type: ignore[misc]
                     return
+            if not listening.done():
+                await socket.close(1001, "the line ends")
         finally:
             self._slots.discard(slot)
             listening.cancel()
@@ -157,6 +167,9 @@ class Hub:
             return msgspec.json.encode({"error": {"code": error.code, "message": str(error)}})
 
     def _wake(self) -> None:
+        if self.is_closing:
+            for slot in self._slots:
+                slot.put(b"")
         self._pictured.set()
         self._pictured = asyncio.Event()
 
@@ -196,7 +209,7 @@ class MjpegResponse:
         with self._pictures.watch(self._cameras.values(), self._kind):
             await send(start)
             seen = dict.fromkeys(self._cameras, 0)
-            while not await request.is_disconnected():
+            while not (self._hub.is_closing or await request.is_disconnected()):
                 body = b"".join(self._news(seen))
                 if body:
                     part = {"type": "http.response.body", "body": body, "more_body": True}

@@ -1,7 +1,5 @@
 // Charts as SVG: the trace of scores with the threshold, and the what-if's histogram.
 
-const WIDTH = 520;
-
 /** A figure as a person reads it. */
 export function number(value) {
   if (value === null || value === undefined) return "–";
@@ -9,11 +7,11 @@ export function number(value) {
 }
 
 /** Scores [[seq, score, verdict]] over frames, what is above the threshold marked. */
-export function trace(points, threshold, height = 132) {
+export function trace(points, threshold, width, height = 136) {
   const known = points.filter((point) => point[1] !== null);
   const values = known.map((point) => point[1]);
   const [low, high] = bounds(values, threshold);
-  const top = 8, bottom = height - 18, left = 46, right = WIDTH - 6;
+  const top = 8, bottom = height - 18, left = 46, right = width - 6;
   const first = points.length ? points[0][0] : 0;
   const last = points.length ? Math.max(points[points.length - 1][0], first + 1) : 1;
   const x = (seq) => left + ((seq - first) / (last - first)) * (right - left);
@@ -23,7 +21,7 @@ export function trace(points, threshold, height = 132) {
     .filter((point) => threshold !== null && point[1] > threshold)
     .map((point) => `<circle class="above" cx="${x(point[0]).toFixed(1)}" cy="${y(point[1]).toFixed(1)}" r="3.2"/>`);
   return [
-    `<svg viewBox="0 0 ${WIDTH} ${height}" aria-hidden="true">`,
+    `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true">`,
     `<line class="axis" x1="${left}" x2="${right}" y1="${bottom}" y2="${bottom}"/>`,
     label(left - 6, top + 4, number(high), "end"),
     label(left - 6, bottom, number(low), "end"),
@@ -38,8 +36,8 @@ export function trace(points, threshold, height = 132) {
 }
 
 /** A histogram of scores, the threshold in use and the one that is wished for. */
-export function histogram(values, threshold, wished, [low, high], height = 150) {
-  const bins = 44, top = 22, bottom = height - 18, left = 6, right = WIDTH - 6;
+export function histogram(values, threshold, wished, [low, high], width, height = 150) {
+  const bins = 44, top = 22, bottom = height - 18, left = 6, right = width - 6;
   const counts = new Array(bins).fill(0);
   for (const value of values) {
     counts[Math.min(bins - 1, Math.max(0, Math.floor(((value - low) / (high - low)) * bins)))] += 1;
@@ -54,9 +52,9 @@ export function histogram(values, threshold, wished, [low, high], height = 150) 
     const side = middle > wished ? "above" : "below";
     return `<rect class="${side}" x="${(left + index * step).toFixed(1)}" y="${(bottom - tall).toFixed(1)}" width="${(step - 1).toFixed(1)}" height="${tall.toFixed(1)}"/>`;
   });
-  const isRight = x(threshold) > WIDTH / 2;
+  const isRight = x(threshold) > width / 2;
   return [
-    `<svg viewBox="0 0 ${WIDTH} ${height}" aria-hidden="true">`,
+    `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true">`,
     `<line class="axis" x1="${left}" x2="${right}" y1="${bottom}" y2="${bottom}"/>`,
     ...bars,
     cut(x(threshold), x(threshold), top - 8, bottom, "threshold"),

@@ -64,7 +64,7 @@ class Card {
   draw() {
     const shown = this.scores.slice(-SHOWN), threshold = this.camera.threshold ?? model?.threshold ?? null;
     const chart = this.find(".trace");
-    chart.innerHTML = trace(shown, threshold);
+    chart.innerHTML = trace(shown, threshold, Math.max(200, chart.clientWidth));
     const above = shown.filter((point) => point[1] !== null && threshold !== null && point[1] > threshold).length;
     chart.setAttribute("aria-label", `Scores of the last ${shown.length} frames, ${above} above the threshold of ${number(threshold)}`);
   }
@@ -203,7 +203,7 @@ function showWhatIf() {
   }
   const count = (limit, among) => among.filter((value) => value > limit).length;
   const share = (some, all) => (all ? `${some} of ${all} (${((100 * some) / all).toFixed(1)} %)` : "none yet");
-  $("histogram").innerHTML = histogram(values, threshold, asked, range);
+  $("histogram").innerHTML = histogram(values, threshold, asked, range, Math.max(200, $("histogram").clientWidth));
   $("whatif-value").textContent = number(asked);
   slider.setAttribute("aria-valuetext", number(asked));
   const good = model?.good_scores ?? [];

@@ -48,6 +48,7 @@ export class Stage {
     }
     const context = canvas.getContext("2d");
     const scale = picture.width / meta.size[1];
+    canvas.dataset.shown = meta.verdict;
     context.globalAlpha = 1;
     context.drawImage(picture, 0, 0);
     if (!this.opacity) return;

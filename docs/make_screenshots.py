@@ -1,0 +1,184 @@
+"""The pictures of docs/serve.md: the live page and the shift report, from simulated cameras, by headless Chromium.
+
+    edgead demo --out demo && python docs/make_screenshots.py demo
+
+Every camera image is one photograph (CC0, from scikit-image) with simulated light, noise and defects. Needs
+selenium, chromium and chromedriver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgead import Detector, images
+from edgead.errors import SourceError
+from edgead.frame import Frame
+from edgead.integrations.serve import serve
+from edgead.stream.sources.base import Captured
+from edgead.stream.sources.reconnect import Reconnecting, ReconnectLimits
+
+OUT = Path(__file__).resolve().parent / "images"
+IS_DEFECT = "document.querySelector('canvas').dataset.shown === 'DEFECT'"
+LIMITS = ReconnectLimits(stall_s=1.5)
+
+
+class Belt:
+    """A camera over a belt: good parts, now and then a defect; ``lives_s`` later it falls silent."""
+
+    def __init__(self, pictures: list[Any], fps: float, lives_s: float) -> None:
+        self._pictures = itertools.cycle(pictures)
+        self._period_s = 1 / fps
+        self._end = time.monotonic() + lives_s
+        self._closed = threading.Event()
+
+    def read(self, timeout_s: float) -> Captured:
+        """The next part, or nothing."""
+        if time.monotonic() > self._end:
+            self._closed.wait(timeout_s)
+            return None
+        self._closed.wait(self._period_s)
+        return Frame(next(self._pictures))
+
+    def close(self) -> None:
+        """End a wait."""
+        self._closed.set()
+
+
+def belt(
+    demo: Path, name: str, *, start: int, fps: float = 4.0, lives_s: float = 1e9
+) -> Reconnecting:
+    """A live source that shows the demo's test images, one defect among nine good ones."""
+    good = sorted((demo / "data" / "test" / "good").glob("*.png"))
+    bad = sorted((demo / "data" / "test").glob("[cs][ctu]*/*.png"))
+    order = []
+    for index in range(60):
+        pool = bad if index % 10 == 6 else good
+        order.append(images.read(pool[(index // 10 * 7 + index + start) % len(pool)]).pixels)
+    shift, lives = start % len(order), iter([lives_s])
+
+    def connect() -> Belt:
+        once = next(lives, None)
+        if once is None:
+            raise SourceError("SOURCE_OPEN", f"{name} cannot be opened.", "Is it switched on?")
+        return Belt(order[shift:] + order[:shift], fps, once)
+
+    return Reconnecting(connect, source_id=name, limits=LIMITS)
+
+
+@contextmanager
+def browser(width: int, height: int, *, dark: bool = False) -> Iterator[Any]:
+    """Chromium without a screen."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(
+        options=options, service=Service(shutil.which("chromedriver") or "chromedriver")
+    )
+    try:
+        driver.set_window_size(width, height)
+        if dark:
+            features = [{"name": "prefers-color-scheme", "value": "dark"}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for(driver: Any, script: str, timeout_s: float = 60.0) -> None:
+    """Until the page says yes."""
+    end = time.monotonic() + timeout_s
+    while not driver.execute_script(f"return Boolean({script})") and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def shoot(driver: Any, name: str, *, width: int = 1400, until: str = "") -> None:
+    """The whole page as a PNG of at most 256 colours, which keeps it small."""
+    from PIL import Image
+
+    height = driver.execute_script("return document.documentElement.scrollHeight")
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    time.sleep(1.0)
+    if until:
+        wait_for(driver, until)
+    path = OUT / f"{name}.png"
+    driver.save_screenshot(str(path))
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").resize(
+            (900, round(height * 900 / width)), Image.Resampling.LANCZOS
+        )
+    small.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    print(f"{path} {path.stat().st_size / 1000:.0f} kB")  # noqa: T201
+
+
+def read_all(served: Any) -> None:
+    """The inspection loop."""
+    for _ in served:
+        pass
+
+
+@contextmanager
+def line(detector: Detector, cameras: dict[str, Any]) -> Iterator[str]:
+    """A served line; yields its address."""
+    with serve(detector, cameras, port=0) as served:
+        loop = threading.Thread(target=read_all, args=(served,), daemon=True)
+        loop.start()
+        yield served.url
+
+
+def pages(demo: Path, wanted: set[str]) -> None:
+    """One camera with a reject, four cameras, one of them stalled."""
+    with Detector(demo / "demo.edgead", threads=1) as detector:
+        if "one" in wanted:
+            cameras = {"station 1": belt(demo, "station 1", start=0)}
+            with line(detector, cameras) as url, browser(1400, 1000) as driver:
+                driver.get(url)
+                time.sleep(22)
+                shoot(driver, "serve-one", until=IS_DEFECT)
+                driver.find_element("css selector", ".rejects button").click()
+                time.sleep(2)
+                driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+                driver.set_window_size(1400, 1000)
+                shoot(driver, "serve-reject")
+        if "four" in wanted:
+            cameras = {
+                f"camera {n}": belt(demo, f"camera {n}", start=n * 13, fps=2) for n in range(1, 5)
+            }
+            with line(detector, cameras) as url, browser(1400, 1000, dark=True) as driver:
+                driver.get(url)
+                time.sleep(25)
+                shoot(driver, "serve-four")
+        if "stalled" in wanted:
+            cameras = {
+                "left": belt(demo, "left", start=0, fps=3),
+                "right": belt(demo, "right", start=9, fps=3, lives_s=6),
+            }
+            with line(detector, cameras) as url, browser(1400, 1000) as driver:
+                driver.get(url)
+                time.sleep(18)
+                shoot(driver, "serve-stalled")
+
+
+def main() -> None:
+    """Make the pictures that are asked for, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("demo", type=Path, help="what edgead demo made")
+    parser.add_argument("--only", nargs="+", default=["one", "four", "stalled"])
+    arguments = parser.parse_args()
+    pages(arguments.demo, set(arguments.only))
+
+
+if __name__ == "__main__":
+    main()
