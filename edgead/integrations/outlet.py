@@ -28,7 +28,6 @@ class Outlet:
         self._queue: deque[Result] = deque()
         self._changed = threading.Condition()
         self._published = 0
-        self._lost = 0
         self._until: float | None = None
         self._is_closed = False
         self._thread = threading.Thread(
@@ -41,13 +40,14 @@ class Outlet:
         with self._changed:
             self._published += 1
             if self._is_closed or self._until is not None:
-                self._lost += 1
+                self.output.lose()
                 return
             if len(self._queue) >= self.output.queue:
                 self._queue.popleft()
-                self._lost += 1
-                if self._lost & (self._lost - 1) == 0:  # the 1st, 2nd, 4th, 8th …
-                    _log.warning("%s: queue full, %d results lost", self.output.name, self._lost)
+                self.output.lose()
+                lost = self.output.lost
+                if lost & (lost - 1) == 0:  # the 1st, 2nd, 4th, 8th …
+                    _log.warning("%s: queue full, %d results lost", self.output.name, lost)
             self._queue.append(result)
             self._changed.notify_all()
 
@@ -56,7 +56,7 @@ class Outlet:
         """How it does."""
         with self._changed:
             delivered = self.output.delivered
-            lost = self._lost + self.output.lost
+            lost = self.output.lost
             if self._is_closed:
                 lost = self._published - delivered
             return OutputHealth(
@@ -105,8 +105,7 @@ class Outlet:
 
     def _lose(self, error: EdgeadError) -> None:
         self.output.note(error)
-        with self._changed:
-            self._lost += 1
+        self.output.lose()
 
     def _next(self) -> Result | None:
         """The next result; None when it is time to end."""

@@ -90,7 +90,7 @@ class Output(ABC):
     Attributes:
         queue: Results that may wait for it.
         delivered: Results that reached the other side; the output itself counts.
-        lost: Results that it took and gave up later.
+        lost: Results given up, whoever did it.
     """
 
     queue = 10_000
@@ -100,7 +100,7 @@ class Output(ABC):
         self.delivered = 0
         self.lost = 0
         self._problem = ""
-        self._problem_lock = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def problem(self) -> str:
@@ -138,10 +138,15 @@ class Output(ABC):
     def close(self) -> None:
         """Stop; whatever the line reads afterwards means reject. Safe to call twice."""
 
+    def lose(self) -> None:
+        """Count a result that is given up."""
+        with self._lock:
+            self.lost += 1
+
     def note(self, problem: EdgeadError | None) -> None:
         """Set or clear `problem`, and log it when it is new."""
         text = "" if problem is None else str(problem)
-        with self._problem_lock:
+        with self._lock:
             was, self._problem = self._problem, text
         if text and text != was:
             _log.warning("%s: %s", self.name, text)

@@ -34,6 +34,7 @@ BEAT_S = 0.2
 _SCHEMES = {
     "mqtt": ("mqtt", "MQTT"),
     "mqtts": ("mqtt", "MQTT"),
+    "modbus": ("modbus", "MODBUS"),
     "http": ("webhook", "HTTP"),
     "https": ("webhook", "HTTP"),
 }
