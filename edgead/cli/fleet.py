@@ -30,6 +30,8 @@ GpusOption = Annotated[float, typer.Option(help="Share of a GPU for each worker;
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(score)
+    app.command()(push)
+    app.command()(pull)
 
 
 def score(
@@ -68,6 +70,38 @@ def score(
     if result["judged"] == 0:
         say(f"{out} holds these results already: nothing was judged")
     emit(result, as_json, lambda: table("scored", _shown(result)))
+
+
+def push(
+    bundle: BundleArgument,
+    url: Annotated[
+        str, typer.Argument(help="Folder of a store: file://, s3://, oci://host/name …")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Store a bundle, and its signature, under its digest; prints the reference to roll out.
+
+    Example: edgead push part.edgead s3://models/line3
+    """
+    from edgead.integrations.fleet.store import push as store
+
+    result = store(bundle, url)
+    emit(result, as_json, lambda: table("stored", _shown(result)))
+
+
+def pull(
+    reference: Annotated[str, typer.Argument(metavar="URL@sha256:DIGEST", help="As push prints.")],
+    out: Annotated[Path | None, typer.Option(help="The file; DIGEST's start by default.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a bundle by digest; checked whole, and its signature, before the file appears.
+
+    Example: edgead pull s3://models/line3@sha256:… --out part.edgead; edgead run part.edgead …
+    """
+    from edgead.integrations.fleet.store import pull as fetch
+
+    result = fetch(reference, out)
+    emit(result, as_json, lambda: table("fetched", _shown(result)))
 
 
 def _shown(result: dict[str, Any]) -> list[tuple[str, Any]]:
