@@ -62,7 +62,9 @@ def main() -> int:
             continue
         _say(f"{_name(settings)}: training")
         try:
-            run = measure(root, settings, weights=options.weights, backend=options.backend)
+            run = measure(
+                root, settings, weights=options.weights, backend=options.backend, keep=options.keep
+            )
         except EdgeadError as error:
             failed += 1
             _say(f"{_name(settings)}: {error}")
@@ -78,13 +80,18 @@ def main() -> int:
 
 
 def measure(
-    root: Path, settings: Settings, *, weights: Path | None, backend: str = "auto"
+    root: Path,
+    settings: Settings,
+    *,
+    weights: Path | None,
+    backend: str = "auto",
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """One training and one evaluation, with everything that they depended on."""
     budget = Budget(epochs=settings["epochs"], minutes=settings["minutes"])
     started, used = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="edgead-accuracy-") as folder:
-        path = Path(folder) / "part.edgead"
+        path = (keep or Path(folder)) / f"{_name(settings)} {settings['backbone']}.edgead"
         trained = train(
             lambda: make_method(
                 settings["method"],
@@ -282,6 +289,7 @@ def _options() -> argparse.Namespace:
     add("--backend", default="auto", help="that judges the test images, at fp32")
     add("--threads", type=int, help="CPU threads of the training")
     add("--out", type=Path, default=RESULTS)
+    add("--keep", type=Path, help="existing folder for the bundles, which are else thrown away")
     add("--table", action="store_true", help="draw the results file and stop")
     add("--json", action="store_true", help="print the results as one JSON array")
     options = parser.parse_args()

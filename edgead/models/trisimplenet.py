@@ -39,6 +39,7 @@ from edgead.errors import CalibrationError
 from edgead.manifest import HeadSpec
 from edgead.models.backbones import DEFAULT_BACKBONE, Backbone
 from edgead.models.base import ExportSpec, Images
+from edgead.models.parts_precision import autocast
 from edgead.train.features import FeatureCache
 from edgead.train.loop import Loop
 
@@ -164,12 +165,12 @@ class TrisimpleNet:
                 defect = q + cfg.sigma_defect * drawn  # q-, (3.6)
                 drawn = torch.randn(q.shape, generator=noise, device=device)
                 normal = q + cfg.sigma_normal * drawn  # q', (3.7)
-                # Two batches, since batch norm sees what it is given: (3.8) and (3.9).
-                d_q, d_defect = discriminator(torch.cat([q, defect])).squeeze(1).chunk(2)
-                d_q2, d_normal = discriminator(torch.cat([q, normal])).squeeze(1).chunk(2)
-                loss = triplet_loss(
-                    d_q, d_defect, d_q2, d_normal, margin=cfg.margin, alpha=cfg.alpha
-                )
+                with autocast(device):
+                    # Two batches, since batch norm sees what it is given: (3.8) and (3.9).
+                    d_q, d_defect = discriminator(torch.cat([q, defect])).chunk(2)
+                    d_q2, d_normal = discriminator(torch.cat([q, normal])).chunk(2)
+                scores = (d.float().squeeze(1) for d in (d_q, d_defect, d_q2, d_normal))
+                loss = triplet_loss(*scores, margin=cfg.margin, alpha=cfg.alpha)
                 loop.record(loss=loss.detach())
                 optimiser.zero_grad()
                 loss.backward()
