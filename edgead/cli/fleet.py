@@ -30,6 +30,7 @@ GpusOption = Annotated[float, typer.Option(help="Share of a GPU for each worker;
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(score)
+    app.command()(export_triton)
     app.command()(push)
     app.command()(pull)
 
@@ -70,6 +71,42 @@ def score(
     if result["judged"] == 0:
         say(f"{out} holds these results already: nothing was judged")
     emit(result, as_json, lambda: table("scored", _shown(result)))
+
+
+def export_triton(
+    bundle: BundleArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model repository.")],
+    name: Annotated[str, typer.Option(help="The model that clients ask.")] = "edgead",
+    backend: Annotated[
+        str, typer.Option(help="Triton's onnxruntime, openvino or tensorrt.")
+    ] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    engine: Annotated[
+        Path | None, typer.Option(help="For tensorrt: an engine file of edgead build, or a plan.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu: where the graph runs.")] = "auto",
+    max_batch: Annotated[int, typer.Option(help="Frames that one inference takes at most.")] = 8,
+    instances: Annotated[int, typer.Option(help="Frames that are judged at a time.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """A model repository for Triton: the graph, and a step that gives verdict, score and map.
+
+    Example: edgead export-triton part.edgead models; tritonserver --model-repository models
+    """
+    from edgead.integrations.fleet.triton import export_triton as export
+
+    result = export(
+        bundle,
+        folder,
+        name=name,
+        backend=backend,  # type: ignore[arg-type]  # checked there
+        precision=precision,
+        engine=engine,
+        device=device,  # type: ignore[arg-type]  # checked there
+        max_batch=max_batch,
+        instances=instances,
+    )
+    emit(result, as_json, lambda: table("exported", [(k, str(v)) for k, v in result.items()]))
 
 
 def push(
