@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from edgead.errors import SourceError
+from edgead.errors import EdgeadError, SourceError
 from edgead.frame import Frame
 from edgead.stream.checks import FrameCheck
 from edgead.stream.lane import Lane
@@ -81,8 +81,11 @@ class Intake:
         error = self._check(item) if isinstance(item, Frame) else None
         with self._changed:
             if not self._is_stopping:
-                self.lane.receive(item, error)
+                self._receive(item, error)
                 self._changed.notify_all()
+
+    def _receive(self, item: Frame | EdgeadError, error: EdgeadError | None) -> None:
+        self.lane.receive(item, error)
 
     def _wait_for_room(self) -> bool:
         with self._changed:

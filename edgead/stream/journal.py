@@ -4,6 +4,9 @@ Each row carries SHA-256(previous chain + its own values), so a changed, removed
 the chain from there on. ``full`` commits each row to the disk before its verdict is handed over: none
 is lost at a power cut. ``batch`` commits every ``flush_ms``: at most so much is lost, and nothing is
 torn. A full disk never stops inspection: the journal says that it is degraded, and counts.
+
+One thread of the journal's own writes to the file. What a caller does is one call of a deque, so that a
+signal whose handler raises in the middle of it can neither tear a row nor double it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from typing import Any, Literal, TypeAlias
 
 from edgead._version import __version__
 from edgead.errors import StorageError
-from edgead.stream.journal_schema import COLUMNS, SCHEMA, chain_of, values_of
+from edgead.stream.interrupts import Bell
+from edgead.stream.journal_schema import COLUMNS, SCHEMA, again, chain_of, values_of
 from edgead.types import Detection, Outcome
 
 __all__ = ["Journal", "Sync"]
@@ -33,6 +37,10 @@ Sync: TypeAlias = Literal["auto", "full", "batch"]
 _log = logging.getLogger("edgead.stream")
 _BATCH = 500  # rows a transaction
 _BACKLOG = 20_000  # rows kept while the disk refuses them
+_CROWDED = 4000  # rows from which a caller waits for a disk that is only slow
+_CLOSE_S = 10.0  # a disk that hangs longer is left behind
+
+_Row: TypeAlias = "tuple[Any, ...]"
 
 
 class Journal:
@@ -68,11 +76,15 @@ class Journal:
         self._flush_s = flush_ms / 1e3
         self._max_bytes = max_bytes
         self._info = dict(info or {})
-        self._lock = threading.Condition()
-        self._backlog: deque[tuple[Any, ...]] = deque()
-        self._late: deque[tuple[Any, ...]] = deque()
-        self._is_closed = False
-        self._thread: threading.Thread | None = None
+        self._rows: deque[_Row] = deque()  # put by any thread, written by one
+        self._late: deque[_Row] = deque()
+        self._receipts: deque[Bell] = deque()
+        self._wake = Bell()
+        self._ended = Bell()
+        self._final: dict[str, Any] | None = None  # the run's counts: it is closing
+        self._last: _Row = ()
+        self._is_writing = False
+        self._thread = threading.Thread(target=self._work, name="edgead journal", daemon=True)
         self._database = self._open()
         self._chain = self._last_chain()
 
@@ -96,106 +108,140 @@ class Journal:
             edgead_version=__version__,
             wall_minus_mono_ns=time.time_ns() - time.monotonic_ns(),
         )
-        with self._lock:
-            self._database.execute(
-                f"PRAGMA synchronous={'FULL' if self.sync == 'full' else 'NORMAL'}"
-            )
-            self._note_run()
-        if self.sync == "batch":
-            self._thread = threading.Thread(
-                target=self._flush_on, name="edgead journal", daemon=True
-            )
-            self._thread.start()
+        self._database.execute(f"PRAGMA synchronous={'FULL' if self.sync == 'full' else 'NORMAL'}")
+        self._note_run()
+        self._is_writing = True
+        self._thread.start()
         _log.info("journal %s, synchronous %s", self.path, self.sync)
 
-    def write(self, outcome: Outcome, *, handed_over: bool = True, amends: bool = False) -> None:
-        """Enter one settled frame; with ``full`` it is on the disk when this returns.
+    def put(
+        self, outcome: Outcome, *, handed_over: bool = True, amends: bool = False
+    ) -> Bell | None:
+        """Enter one settled frame: at once, and whole or not at all.
+
+        A frame that is entered twice in a row, because its reader was interrupted in between, gets
+        one row; when something else is said of it the second time, that row amends the first.
 
         Args:
             outcome: The frame's end.
             handed_over: False when nobody read it before the stream was closed.
             amends: True when the row before it could not be handed over in time.
+
+        Returns:
+            For `wait`: with ``full`` the row is on the disk after it.
         """
         now = datetime.now(timezone.utc)
         row = values_of(self.run_id, outcome, now, handed_over=handed_over, amends=amends)
-        with self._lock:
-            self._backlog.append(row)
-            if self.sync == "full" or len(self._backlog) >= _BATCH:
-                self._flush()
+        is_crowded = len(self._rows) >= _CROWDED and not self.last_error
+        receipt = Bell() if self.sync == "full" or is_crowded else None
+        self._rows.append(row)
+        if receipt is not None:
+            self._receipts.append(receipt)
+        if receipt is not None or len(self._rows) >= _BATCH:
+            self._wake.ring()
+        return receipt
+
+    def wait(self, receipt: Bell | None) -> None:
+        """Wait until the disk took a row or refused it."""
+        while receipt is not None and not receipt.wait(0.5) and self._is_writing:
+            continue
+
+    def write(self, outcome: Outcome, *, handed_over: bool = True, amends: bool = False) -> None:
+        """`put` and `wait`."""
+        self.wait(self.put(outcome, handed_over=handed_over, amends=amends))
 
     def write_late(self, source_id: str, seq: int, detection: Detection) -> None:
         """Enter what a judge said too late; it was never given to the line."""
-        row = (self.run_id, source_id, seq, detection.verdict.name, detection.score)
-        with self._lock:
-            self._late.append(row)
+        self._late.append((self.run_id, source_id, seq, detection.verdict.name, detection.score))
 
     def close(self, counts: Mapping[str, Any] | None = None) -> None:
-        """Write what waits and note the run's final counts; safe to call twice."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._lock.notify_all()
-        if self._thread is not None:
-            self._thread.join(5)
-        with self._lock:
-            self._flush()
-            with self._guarded():
-                self._database.execute(
-                    "UPDATE runs SET counts = ? WHERE run_id = ?",
-                    (json.dumps(counts or {}), self.run_id),
-                )
-                self._database.commit()
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.failed += len(self._backlog)
-            self._backlog.clear()
-            self._database.close()
+        """Write what waits and note the run's final counts; safe to call twice, and again after an
+        interruption. A disk that hangs is left to the journal's thread after ten seconds.
+        """
+        if self._final is None:
+            self._final = dict(counts or {})
+            if not self._is_writing:  # it was never begun
+                self._finish()
+        self._wake.ring()
+        until = time.monotonic() + _CLOSE_S
+        while self._is_writing and time.monotonic() < until:
+            self._ended.wait(0.1)
+        if self._is_writing:
+            _log.error("JOURNAL_DEGRADED: %s: the disk does not answer; left behind.", self.path)
 
-    def _flush_on(self) -> None:
-        with self._lock:
-            while not self._is_closed:
-                self._lock.wait(self._flush_s)
+    def _work(self) -> None:
+        """The only thread that writes."""
+        try:
+            while self._final is None:
+                self._wake.wait(self._flush_s)
                 self._flush()
+            self._finish()
+        finally:
+            self._is_writing = False
+            self._ended.ring()
+
+    def _finish(self) -> None:
+        self._flush()
+        with self._guarded():
+            self._database.execute(
+                "UPDATE runs SET counts = ? WHERE run_id = ?",
+                (json.dumps(self._final), self.run_id),
+            )
+            self._database.commit()
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._give_up(len(self._rows))
+        self._database.close()
 
     def _flush(self) -> None:
-        """Commit the backlog; on any refusal it stays, up to a bound. Called under the lock."""
-        while self._backlog or self._late:
-            rows = [self._backlog[i] for i in range(min(_BATCH, len(self._backlog)))]
-            late = list(self._late)
-            if not self._commit(rows, late):
-                while len(self._backlog) > _BACKLOG:
-                    self._backlog.popleft()
-                    self.failed += 1
+        """Commit what waits; on any refusal it stays, up to a bound."""
+        while True:
+            known = len(self._receipts)  # first: each was entered after its row
+            rows, late = _first(self._rows), _first(self._late)
+            is_refused = bool(rows or late) and not self._commit(rows, late)
+            if is_refused:
+                self._give_up(len(self._rows) - _BACKLOG)
+            else:
+                for entered, written in ((self._rows, rows), (self._late, late)):
+                    for _ in written:
+                        entered.popleft()
+            if is_refused or len(rows) < _BATCH:  # it was all that waited
+                for _ in range(known):
+                    self._receipts.popleft().ring()
+            if is_refused or not rows:
                 return
-            for _ in rows:
-                self._backlog.popleft()
-            self._late.clear()
-            self.written += len(rows)
-        self._rotate_if_large()
+            self._rotate_if_large()
 
-    def _commit(self, rows: list[tuple[Any, ...]], late: list[tuple[Any, ...]]) -> bool:
-        chain = self._chain
+    def _give_up(self, count: int) -> None:
+        for _ in range(count):
+            self._rows.popleft()
+            self.failed += 1
+
+    def _commit(self, rows: list[_Row], late: list[_Row]) -> bool:
+        chain, last = self._chain, self._last
         chained = []
         for row in rows:
-            chain = chain_of(chain, row)
-            chained.append((*row, chain))
-        with self._guarded() as outcome:
+            new, row = again(last, row)
+            if new:
+                last, chain = row, chain_of(chain, row)
+                chained.append((*row, chain))
+        with self._guarded() as errors:
             marks = ", ".join("?" * (len(COLUMNS) + 1))
             names = ", ".join((*COLUMNS, "chain"))
             self._database.executemany(f"INSERT INTO outcomes ({names}) VALUES ({marks})", chained)
             self._database.executemany("INSERT INTO late VALUES (?, ?, ?, ?, ?)", late)
             self._database.commit()
-            self._chain = chain
+            self._chain, self._last = chain, last
+            self.written += len(chained)
             self.last_error = ""
-        return not outcome
+        return not errors
 
     @contextlib.contextmanager
     def _guarded(self) -> Any:
         """Turn a refusal of the disk into a state; the list yielded holds the error, if any."""
-        errors: list[sqlite3.Error] = []
+        errors: list[Exception] = []
         try:
             yield errors
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError, StorageError) as error:
             errors.append(error)
             if not self.last_error:
                 _log.error("JOURNAL_DEGRADED: %s: %s", self.path, error)
@@ -244,11 +290,18 @@ class Journal:
         number = 1
         while (old := self.path.with_suffix(f".{number:04d}{self.path.suffix}")).exists():
             number += 1
-        self.path.rename(old)
-        self._database = self._open()
+        with self._guarded() as errors:
+            self.path.rename(old)
         with self._guarded():
-            self._database.execute("INSERT INTO meta VALUES ('chain', ?)", (self._chain,))
+            self._database = self._open()
             mode = "FULL" if self.sync == "full" else "NORMAL"
-            self._database.commit()
             self._database.execute(f"PRAGMA synchronous={mode}")
+            if not errors:
+                self._database.execute("INSERT INTO meta VALUES ('chain', ?)", (self._chain,))
+                self._database.commit()
         self._note_run()
+
+
+def _first(entered: deque[_Row]) -> list[_Row]:
+    """The oldest rows, while others append: by index, for an iterator must not see that."""
+    return [entered[i] for i in range(min(_BATCH, len(entered)))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgead.types import Outcome
 
-__all__ = ["COLUMNS", "SCHEMA", "chain_of", "values_of"]
+__all__ = ["COLUMNS", "SCHEMA", "again", "chain_of", "values_of"]
 
 COLUMNS = (
     "run_id",
@@ -87,6 +87,17 @@ def values_of(
         int(handed_over),
         int(amends),
     )
+
+
+def again(last: tuple[Any, ...], row: tuple[Any, ...]) -> tuple[bool, tuple[Any, ...]]:
+    """Whether a row is to be written after ``last``, and how.
+
+    A reader that was interrupted between entering a row and taking its outcome enters it again: the
+    same once more is left out; another end of the same frame amends the first.
+    """
+    if row[-1] or row[1:3] != last[1:3]:  # amends; source_id, seq
+        return True, row
+    return row[6:8] != last[6:8], (*row[:-1], 1)  # status, reason
 
 
 def chain_of(previous: str, row: tuple[Any, ...]) -> str:

@@ -96,17 +96,32 @@ class Lane:
         """False while a policy that waits has a full queue."""
         return self.policy.name != "every" or len(self.queue) < self.policy.bound
 
-    def receive(self, item: Frame | EdgeadError, error: EdgeadError | None = None) -> Ticket:
+    def receive(
+        self,
+        item: Frame | EdgeadError,
+        error: EdgeadError | None = None,
+        *,
+        trigger_id: str | None = None,
+        part_id: str | None = None,
+    ) -> Ticket:
         """Enter what the source handed over: a frame, or why the buffer is none.
 
         Args:
             item: A frame; or the error of a buffer that is none.
             error: Why the frame must not be judged, None for a sound one.
+            trigger_id: Of a buffer that is no frame; frames say it themselves.
+            part_id: Likewise.
         """
         now = self._clock()
         if isinstance(item, EdgeadError):
             self._count_gap(getattr(item, "block_id", None))
-            ticket = self.ledger.issue(None, t_mono_ns=now, is_simulated=self.is_simulated)
+            ticket = self.ledger.issue(
+                None,
+                t_mono_ns=now,
+                is_simulated=self.is_simulated,
+                trigger_id=trigger_id,
+                part_id=part_id,
+            )
             self.fail(ticket, item.code, str(item))
             return ticket
         self._count_gap(item.block_id)

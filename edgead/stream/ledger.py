@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgead.errors import StateError
@@ -85,6 +85,7 @@ class Ledger:
         deadline_ns: int | None = None,
         is_simulated: bool = False,
         trigger_id: str | None = None,
+        part_id: str | None = None,
     ) -> Ticket:
         """Count a buffer that the source handed over, sound or not, and give it its number."""
         with self.lock:
@@ -97,7 +98,7 @@ class Ledger:
                 is_simulated,
                 block_id=None if frame is None else frame.block_id,
                 trigger_id=trigger_id if frame is None else frame.trigger_id,
-                part_id=None if frame is None else frame.part_id,
+                part_id=part_id if frame is None else frame.part_id,
             )
             self.received += 1
             self.in_flight += 1
@@ -133,7 +134,7 @@ class Ledger:
             self.on_settled(outcome, ticket)
             return True
 
-    def revoke(self, ticket: Ticket, outcome: Outcome, message: str) -> Outcome:
+    def revoke(self, outcome: Outcome, message: str) -> Outcome:
         """Take back a RESULT that could not be handed over by its deadline: FAILED(DEADLINE_HANDOVER).
 
         The outcome has not left edgead yet, so its frame still ends exactly once.
@@ -143,7 +144,15 @@ class Ledger:
             self._count(outcome.status, outcome.reason, -1)
             self._count(Status.FAILED, reason, 1)
             self.late += 1
-            return self._outcome(ticket, Status.FAILED, reason, message, None, outcome.generation)
+            return replace(
+                outcome,
+                status=Status.FAILED,
+                reason=reason,
+                message=message,
+                detection=None,
+                settled_mono_ns=self.clock(),
+                counts=self._counts(),
+            )
 
     def report_lost(self, ticket: Ticket) -> None:
         """Settle a ticket that was garbage-collected unsettled: FAILED(INTERNAL_LOST)."""

@@ -3,15 +3,18 @@
 Decoding, judging and the reader's own work overlap, because native code releases the GIL. Each
 source has its own queue and books, and the workers take turns, so that a slow or dead camera never
 slows another.
+
+Whatever changes more than one thing is done by the stream's own threads, for a signal's handler may
+raise anywhere in a caller's (see `edgead.stream.interrupts`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
@@ -21,10 +24,12 @@ from edgead.errors import ConfigError, SourceError, StateError
 from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Crew, Judge
 from edgead.stream.intake import Intake
+from edgead.stream.interrupts import Changed, Clerk
 from edgead.stream.journal import Journal
 from edgead.stream.lane import Deadline, Lane
 from edgead.stream.ledger import Ticket
 from edgead.stream.limits import Limits, deadline_of
+from edgead.stream.outbox import Outbox
 from edgead.stream.policies import parse_policy
 from edgead.stream.replay import Rejects
 from edgead.stream.service import ServiceTime
@@ -77,24 +82,32 @@ class Stream:
         self.rejects = rejects
         self._on_frame = on_frame
         self._clock = time.monotonic_ns
-        self._guard_ns = int(self.limits.guard_ms * 1e6)
-        self._changed = threading.Condition(threading.RLock())
-        self._out: deque[tuple[Outcome, Ticket]] = deque()
-        self._unread_results = 0
+        self._changed = Changed()
+        self._lock = self._changed.lock  # what callers take
         self._sources = dict(sources)
         self._is_stopping = False
-        self._is_closed = False
+        self._is_closed = False  # no outcome is handed over any more
+        self._has_ended = False  # and nothing is left to do
         self._pid = os.getpid()
         self._heartbeat = Heartbeat(self._clock)
+        self._clerk = Clerk("edgead clerk")
+        guard_ns = int(self.limits.guard_ms * 1e6)
+        self._outbox = Outbox(self._changed, self._clerk, journal, self._clock, guard_ns)
         try:
-            self._begin(judge, policy, deadline_ms, workers)
+            self._prepare(judge, policy, deadline_ms, workers)
         except BaseException:
             for owned in (*self._sources.values(), journal, rejects):
                 if owned is not None:
                     owned.close()
             raise
+        self._clerk.thread.start()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
 
-    def _begin(self, judge: Judge, policy: str, deadline_ms: float | None, workers: int) -> None:
+    def _prepare(self, judge: Judge, policy: str, deadline_ms: float | None, workers: int) -> None:
         self.lanes = self._make_lanes(policy, deadline_of(deadline_ms, self.limits), workers)
         self._crew = Crew(
             judge,
@@ -104,10 +117,12 @@ class Stream:
             clock=self._clock,
             hang_s=self.limits.hang_s,
             # Results hold maps, and a result that waits grows old: judge no further ahead.
-            may_judge=lambda: self._unread_results < workers + 2,
+            may_judge=lambda: self._outbox.results < workers + 2,
         )
         self._timer = threading.Thread(target=self._keep_time, name="edgead timer", daemon=True)
         self._intakes = {name: self._make_intake(name) for name in self._sources}
+
+    def _begin(self) -> None:
         _log.info("policy %s", self.policy)
         if self.journal is not None:
             kinds = {source.kind for source in self._sources.values()}
@@ -138,7 +153,7 @@ class Stream:
     @property
     def counts_by_source(self) -> dict[str, LedgerCounts]:
         """The books of each source, checked."""
-        with self._changed:
+        with self._lock:
             return {name: lane.ledger.snapshot() for name, lane in self.lanes.items()}
 
     @property
@@ -163,7 +178,7 @@ class Stream:
     @property
     def health(self) -> Health:
         """State of the whole stream with its reasons; the worst source counts."""
-        with self._changed:
+        with self._lock:
             found = [getattr(s, "state", State.RUNNING) for s in self._sources.values()]
             reasons = [f"SOURCE_LOST {name}" for name in self.errors]
             if self._crew.fatal is not None:
@@ -176,7 +191,7 @@ class Stream:
                 reasons.append("JOURNAL_DEGRADED")
             if self.rejects is not None and self.rejects.saves_failed:
                 reasons.append("REJECTS_NOT_SAVED")
-            if len(self._out) >= self.limits.unread:
+            if len(self._outbox) >= self.limits.unread:
                 reasons.append("READER_SLOW")
             is_new = not any(lane.ledger.received for lane in self.lanes.values())
             if self._is_closed or self._is_finished():
@@ -210,28 +225,12 @@ class Stream:
             StateError: FORKED.
         """
         self._check_process()
-        with self._changed:
-            while not self._out:
-                if self._is_closed or self._is_finished():
-                    self._raise_lost()
-                    raise StopIteration
-                self._changed.wait(0.5)
-            outcome, ticket = self._out.popleft()
-            self._unread_results -= outcome.detection is not None
-            outcome = self._in_time(outcome, ticket)
-            self._changed.notify_all()
-        return self._recorded(outcome, ticket)
-
-    def _recorded(self, outcome: Outcome, ticket: Ticket) -> Outcome:
-        """Journal an outcome on its way out; if that took too long it is no verdict any more."""
+        outcome = self._outbox.take(lambda: self._is_closed or self._is_finished())
+        if outcome is None:
+            self._raise_lost()
+            raise StopIteration
         self._heartbeat.beat()
-        if self.journal is None:
-            return outcome
-        self.journal.write(outcome)  # with synchronous=FULL this waits for the disk
-        final = self._in_time(outcome, ticket)
-        if final is not outcome:
-            self.journal.write(final, amends=True)
-        return final
+        return outcome
 
     def __enter__(self: S) -> S:
         return self
@@ -246,38 +245,54 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading, wait ``drain_s`` for frames being judged, drop the rest; safe twice."""
-        if self._is_closed or os.getpid() != self._pid:  # a forked child has none of the threads
+        if self._has_ended or os.getpid() != self._pid:  # a forked child has none of the threads
+            return
+        if self._changed.is_mine or threading.current_thread() is self._clerk.thread:
+            self._clerk.ask(self._close)  # the garbage collector calls, in the middle of our work
+            return
+        self._clerk.do(self._close)
+        self._clerk.thread.join()
+
+    def _close(self) -> None:
+        """The clerk's work: a caller that is interrupted and closes again only waits for it again."""
+        if self._has_ended:
             return
         with self._changed:
             self._stop()
             self._changed.notify_all()
-        for source in self._sources.values():
-            source.close()
+        with contextlib.ExitStack() as steps:  # each is done, whatever another one raises
+            steps.callback(self._end)
+            steps.callback(self._close_records)
+            steps.callback(self._drain)
+            for source in self._sources.values():
+                steps.callback(source.close)
+
+    def _drain(self) -> None:
         with self._changed:
             until = time.monotonic() + self.limits.drain_s
             while self._crew.is_busy and time.monotonic() < until:
                 self._changed.wait(0.05)
             self._crew.abandon()
             self._is_closed = True
-            unread = [outcome for outcome, _ in self._out]
-            self._out.clear()
             self._changed.notify_all()
-        self._close_records(unread)
+
+    def _end(self) -> None:
         until = time.monotonic() + 0.5
         threads = [intake.thread for intake in self._intakes.values()]
         for thread in [*threads, self._timer, *self._crew.threads]:
-            if thread is not threading.current_thread():
+            if thread.ident is not None:  # it was started
                 thread.join(max(0.0, until - time.monotonic()))
+        self._has_ended = True
+        self._clerk.end()
 
-    def _close_records(self, unread: list[Outcome]) -> None:
+    def _close_records(self) -> None:
+        self._outbox.clear()
         counts = self.counts  # the closing check of the books
         if counts.in_flight:
             raise StateError("LEDGER", f"{counts.in_flight} frames are in flight after closing.")
         if self.rejects is not None:
             self.rejects.close()
         if self.journal is not None:
-            for outcome in unread:
-                self.journal.write(outcome, handed_over=False)
             self.journal.close(asdict(counts))
 
     def _make_lanes(self, policy: str, deadline: Deadline | None, workers: int) -> dict[str, Lane]:
@@ -289,7 +304,7 @@ class Stream:
                 name,
                 parse_policy(policy, kind=source.kind),
                 clock=self._clock,
-                lock=self._changed,
+                lock=self._lock,
                 emit=self._emit,
                 service=service,
                 workers=workers,
@@ -310,13 +325,11 @@ class Stream:
             self.lanes[name],
             FrameCheck(frozen_after),
             self._changed,
-            lambda: len(self._out) < self.limits.unread,
+            lambda: len(self._outbox) < self.limits.unread,
         )
 
     def _emit(self, outcome: Outcome, ticket: Ticket) -> None:
-        self._out.append((outcome, ticket))
-        self._unread_results += outcome.detection is not None
-        self._changed.notify_all()
+        self._outbox.add(outcome, ticket)
 
     def _offer_frame(self, outcome: Outcome, frame: Frame | None) -> None:
         if self.rejects is not None:
@@ -327,14 +340,6 @@ class Stream:
     def _note_late(self, ticket: Ticket, detection: Detection) -> None:
         if self.journal is not None:
             self.journal.write_late(ticket.ledger.source_id, ticket.seq, detection)
-
-    def _in_time(self, outcome: Outcome, ticket: Ticket) -> Outcome:
-        """A verdict that is not taken by its deadline is UNKNOWN."""
-        due = ticket.deadline_ns
-        if due is None or not outcome.accept or self._clock() + self._guard_ns <= due:
-            return outcome
-        text = "It was judged in time, and taken or journaled after its deadline."
-        return ticket.ledger.revoke(ticket, outcome, text)
 
     def _is_finished(self) -> bool:
         is_over = all(intake.is_over for intake in self._intakes.values())

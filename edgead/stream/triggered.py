@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,12 @@ from edgead.errors import EdgeadError, StateError
 from edgead.frame import Frame
 from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Judge
+from edgead.stream.intake import Intake
+from edgead.stream.interrupts import Bell
 from edgead.stream.journal import Journal
-from edgead.stream.lane import Lane
 from edgead.stream.ledger import Ticket
 from edgead.stream.limits import Limits
+from edgead.stream.outbox import Parcel
 from edgead.stream.pipeline import Stream
 from edgead.stream.reasons import DropReason
 from edgead.stream.replay import Rejects
@@ -27,23 +28,75 @@ __all__ = ["Triggered"]
 _REMEMBERED = 4096  # trigger ids that count as answered
 
 
+class _Call:
+    """A trigger and, once there is one, its answer."""
+
+    def __init__(self, item: Frame | EdgeadError, trigger_id: str, part_id: str | None) -> None:
+        self.item = item
+        self.trigger_id = trigger_id
+        self.part_id = part_id
+        self.bell = Bell()
+        self.is_received = False
+        self.is_gone = False  # whoever waited was interrupted
+        self.answer: Parcel | None = None
+
+
 class _Station:
-    """The place of the source: frames are pushed, not read."""
+    """The place of the source: calls are put, not read."""
 
     kind: SourceKind = "triggered"
     is_simulated = False
 
     def __init__(self, source_id: str) -> None:
         self.source_id = source_id
-        self._closed = threading.Event()
+        self.call: _Call | None = None  # the one that was read last
+        self._calls: deque[_Call] = deque()
+        self._bell = Bell()
+        self._is_closed = False
+
+    def put(self, call: _Call) -> None:
+        self._calls.append(call)
+        self._bell.ring()
 
     def read(self, timeout_s: float) -> Captured:
-        if self._closed.wait(timeout_s):
+        if not self._calls:
+            self._bell.wait(timeout_s)
+        if self._is_closed:
+            while self._calls:
+                self._calls.popleft().bell.ring()
             raise EndOfSource
-        return None
+        self.call = self._calls.popleft() if self._calls else None
+        return None if self.call is None else self.call.item
 
     def close(self) -> None:
-        self._closed.set()
+        self._is_closed = True
+        self._bell.ring()
+
+
+class _Intake(Intake):
+    """Enters calls: answered before, or to be judged."""
+
+    source: _Station
+
+    def __init__(self, *args: Any, calls: dict[int, _Call]) -> None:
+        super().__init__(*args)
+        self._calls = calls
+        self._answered: OrderedDict[str, None] = OrderedDict()
+
+    def _receive(self, item: Frame | EdgeadError, error: EdgeadError | None) -> None:
+        call = self.source.call
+        assert call is not None
+        call.is_received = True
+        self._calls[self.lane.ledger.received] = call  # the number of its ticket
+        trigger_id = call.trigger_id
+        if trigger_id in self._answered and isinstance(item, Frame):
+            text = f"trigger {trigger_id!r} was answered before."
+            self.lane.refuse(item, DropReason.DUPLICATE_ID, text)
+            return
+        self._answered[trigger_id] = None
+        if len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
+        self.lane.receive(item, error, trigger_id=trigger_id, part_id=call.part_id)
 
 
 class Triggered(Stream):
@@ -75,14 +128,11 @@ class Triggered(Stream):
         rejects: Rejects | None = None,
         source_id: str = "trigger",
     ) -> None:
-        self._source_id = source_id
-        self._answers: dict[int, tuple[Outcome, Ticket]] = {}
-        self._answered: OrderedDict[str, None] = OrderedDict()
-        self._check_lock = threading.Lock()
-        self._frame_check = FrameCheck((limits or Limits()).frozen_after)
+        self._station = _Station(source_id)
+        self._calls: dict[int, _Call] = {}
         super().__init__(
             judge,
-            {source_id: _Station(source_id)},
+            {source_id: self._station},
             policy=policy,
             deadline_ms=deadline_ms,
             workers=workers,
@@ -90,10 +140,6 @@ class Triggered(Stream):
             journal=journal,
             rejects=rejects,
         )
-
-    @property
-    def _lane(self) -> Lane:
-        return self.lanes[self._source_id]
 
     def on_trigger(self, trigger_id: str, frame: Any, *, part_id: str | None = None) -> Outcome:
         """Judge the frame of one trigger; waits for its outcome, at most until its deadline.
@@ -112,49 +158,41 @@ class Triggered(Stream):
             BackendError: The judge hung too often.
         """
         self._check_process()
-        item = _frame_of(frame, trigger_id, part_id)
-        with self._check_lock:
-            error = self._frame_check(item) if isinstance(item, Frame) else None
-        with self._changed:
-            while not (self._lane.has_room or self._is_stopping):  # ``every`` waits
-                self._changed.wait(0.5)
-            if self._is_stopping:
-                self._raise_lost()
-                raise StateError("CLOSED", "the station was closed.", "Make a new one.")
-            if trigger_id in self._answered and isinstance(item, Frame):
-                text = f"trigger {trigger_id!r} was answered before."
-                ticket = self._lane.refuse(item, DropReason.DUPLICATE_ID, text)
-            else:
-                self._remember(trigger_id)
-                ticket = self._lane.receive(item, error)
-            self._changed.notify_all()
-            outcome = self._wait_for(ticket)
-        if not isinstance(item, Frame):
-            outcome = replace(outcome, trigger_id=trigger_id, part_id=part_id)
-        return self._recorded(outcome, ticket)
+        call = _Call(_frame_of(frame, trigger_id, part_id), trigger_id, part_id)
+        self._station.put(call)
+        try:
+            answer = self._answer_to(call)
+        except BaseException:
+            call.is_gone = True
+            raise
+        self._heartbeat.beat()
+        return self._outbox.hand_over(answer)
 
-    def _wait_for(self, ticket: Ticket) -> Outcome:
-        while (found := self._answers.pop(ticket.seq, None)) is None:
-            due = self._lane.next_due_ns
-            wait_s = 0.5 if due is None else min(0.5, (due - self._clock()) / 1e9)
-            if wait_s > 0:
-                self._changed.wait(wait_s)
-            self._lane.expire()  # one thread fewer to wake up than waiting for the timer's
-        return self._in_time(*found)
+    def _answer_to(self, call: _Call) -> Parcel:
+        while call.answer is None:
+            with self._lock:
+                will_not_be = self._is_stopping or self._is_finished()
+                if will_not_be and not call.is_received:
+                    self._raise_lost()
+                    raise StateError("CLOSED", "the station was closed.", "Make a new one.")
+            call.bell.wait(0.5)
+        return call.answer
+
+    def _make_intake(self, name: str) -> Intake:
+        check = FrameCheck(self.limits.frozen_after)
+        lane = self.lanes[name]
+        return _Intake(self._station, lane, check, self._changed, lambda: True, calls=self._calls)
 
     def _emit(self, outcome: Outcome, ticket: Ticket) -> None:
-        self._answers[ticket.seq] = (outcome, ticket)
-        self._changed.notify_all()
+        call = self._calls.pop(ticket.seq)
+        # The disk is at work before the caller is awake; and a caller that is gone keeps no row back.
+        call.answer = self._outbox.pack(outcome, ticket, handed_over=not call.is_gone)
+        call.bell.ring()
 
     def _tick(self) -> None:
         """A line that sends no triggers is not stuck: systemd is fed while nothing waits."""
-        if not self._lane.ledger.in_flight:
+        if not any(lane.ledger.in_flight for lane in self.lanes.values()):
             self._heartbeat.beat()
-
-    def _remember(self, trigger_id: str) -> None:
-        self._answered[trigger_id] = None
-        if len(self._answered) > _REMEMBERED:
-            self._answered.popitem(last=False)
 
 
 def _frame_of(frame: Any, trigger_id: str, part_id: str | None) -> Frame | EdgeadError:

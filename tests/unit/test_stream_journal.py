@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,50 @@ def test_a_full_disk_is_counted_to_the_row(tmp_path: Path) -> None:
     assert journal.last_error == "database or disk is full"
     found = verify_journal(path)
     assert (found["rows"], found["first_bad"]) == (journal.written, None)
+
+
+def test_a_frame_entered_twice_has_one_row_and_another_end_amends_it(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path)
+    journal.begin(kind="live", policy="latest")
+    first = outcome_of(0)
+    journal.put(first)
+    journal.put(first, handed_over=False)  # its reader was interrupted, and closed
+    journal.put(outcome_of(1))
+    late = replace(outcome_of(1), status=Status.FAILED, reason="DEADLINE_HANDOVER", detection=None)
+    journal.put(late)
+    journal.put(outcome_of(2))
+    journal.close({"received": 3})
+    found = verify_journal(path)
+    assert (found["ok"], found["rows"]) == (True, 4)
+    export_journal(path, tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(x["seq"], x["status"], x["amends"], x["handed_over"]) for x in lines] == [
+        (0, "RESULT", 0, 1),
+        (1, "RESULT", 0, 1),
+        (1, "FAILED", 1, 1),
+        (2, "RESULT", 0, 1),
+    ]
+
+
+def test_many_threads_write_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    journal = Journal(path, sync="full")
+    journal.begin(kind="triggered", policy="every")
+
+    def write(start: int) -> None:
+        for seq in range(start, 200, 4):
+            journal.write(outcome_of(seq))
+
+    threads = [threading.Thread(target=write, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    journal.close({"received": 200})
+    journal.close({"received": 7})  # only the first says anything
+    found = verify_journal(path)
+    assert (found["ok"], found["rows"], found["missing"]) == (True, 200, 0)
 
 
 def test_late_results_have_a_table_of_their_own(tmp_path: Path) -> None:

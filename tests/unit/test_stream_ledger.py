@@ -72,7 +72,7 @@ def test_a_revoked_result_moves_and_is_not_counted_twice() -> None:
     ledger, seen = make()
     ticket = issue(ledger)
     ledger.settle(ticket, Status.RESULT, detection=detection_of(Frame(textured(1))))
-    final = ledger.revoke(ticket, seen[0], "too late")
+    final = ledger.revoke(seen[0], "too late")
     counts = ledger.snapshot()
     assert (final.status, final.reason, final.accept) == (Status.FAILED, "DEADLINE_HANDOVER", False)
     assert (counts.results, counts.failed, counts.received, counts.late) == (0, 1, 1, 1)

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,11 +160,9 @@ def test_each_answer_is_on_the_disk_before_it_is_given(tmp_path: Path) -> None:
 
 def test_an_answer_that_the_journal_delayed_is_taken_back(tmp_path: Path) -> None:
     class SlowDisk(Journal):
-        def write(
-            self, outcome: Outcome, *, handed_over: bool = True, amends: bool = False
-        ) -> None:
+        def _commit(self, rows: list[Any], late: list[Any]) -> bool:
             time.sleep(0.12)
-            super().write(outcome, handed_over=handed_over, amends=amends)
+            return super()._commit(rows, late)
 
     path = tmp_path / "line.sqlite"
     with Triggered(FakeJudge(), deadline_ms=80, journal=SlowDisk(path)) as station:
