@@ -34,6 +34,7 @@ from edgead.types import Placement
 
 __all__ = [
     "Layout",
+    "Sketch",
     "check_commissioned",
     "check_mask",
     "ignore_pixels",
@@ -73,6 +74,41 @@ class Layout:
         seen = picture.reshape(-1, 3)[self.samples]
         mean = (seen.sum(axis=0, dtype=np.int64) + len(seen) // 2) // len(seen)
         np.copyto(picture, mean.astype(np.uint8), where=self.placement.ignored[:, :, None])
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A view as a person draws it, before the frames are known.
+
+    Attributes:
+        roi: Polygons, points x, y in frame pixels: what lies outside all of them is not looked at.
+            One rectangle with whole-numbered corners is cut out as it is.
+        ignore: Polygons that are not looked at.
+        mask: A grey PNG as large as the frame, not 0 where a pixel is never looked at.
+        tiles: For large images.
+    """
+
+    roi: Sequence[Polygon] = ()
+    ignore: Sequence[Polygon] = ()
+    mask: bytes | None = None
+    tiles: Tiles | None = None
+
+    def on(self, frame: FrameSpec) -> View:
+        """The view on frames like this.
+
+        Raises:
+            ConfigError: VIEW_ROI when the region has no pixel inside the frame.
+            BundleError: VIEW_MASK.
+        """
+        if self.mask is not None:
+            check_mask(self.mask, frame.size)
+        return make_view(
+            frame,
+            roi=self.roi,
+            ignore=self.ignore,
+            tiles=self.tiles,
+            has_mask=self.mask is not None,
+        )
 
 
 def lay_out(
@@ -204,9 +240,8 @@ def make_view(
 
     Args:
         frame: The frames that it is for.
-        roi: Polygons, points x, y in frame pixels: what lies outside all of them is not looked at.
-            One rectangle with whole-numbered corners is cut out as it is.
-        ignore: Polygons that are not looked at.
+        roi: As in `Sketch`, like the others.
+        ignore: Polygons.
         tiles: For large images.
         has_mask: The bundle has a mask image.
 

@@ -15,6 +15,7 @@ from edgead.cli.common import (
     say,
     table,
 )
+from edgead.cli.view import IgnoreMaskOption, IgnoreOption, RoiOption, sketch_of
 
 __all__ = ["register"]
 
@@ -93,6 +94,18 @@ def train(
     batch: Annotated[
         int | None, typer.Option(help="Images a training step; less where memory is short.")
     ] = None,
+    roi: RoiOption = None,
+    ignore: IgnoreOption = None,
+    ignore_mask: IgnoreMaskOption = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge large images in tiles so large, frame pixels: 512 or WIDTHxHEIGHT."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="What tiles share, frame pixels; an eighth by default.")
+    ] = None,
     false_reject: RejectOption = 0.01,
     confidence: Annotated[float, typer.Option(help="How surely.")] = 0.95,
     seed: SeedOption = 0,
@@ -101,11 +114,14 @@ def train(
     """Good images -> bundle.
 
     Example: edgead train photos/good --out part.edgead --minutes 5
+
+    Example: edgead train photos/good --roi 100,50,1180,950 --tiles 512 --out part.edgead
     """
     from edgead.models.registry import make_method
     from edgead.train.loop import Budget
     from edgead.train.run import train as train_bundle
 
+    sketch = sketch_of(roi, ignore, ignore_mask, tiles, overlap)
     with progress_bar() as bar:
         trained = train_bundle(
             lambda: make_method(
@@ -123,6 +139,7 @@ def train(
             false_reject_rate=false_reject,
             confidence=confidence,
             seed=seed,
+            view=sketch,
             report=lambda p: bar(p.stage, p.done, _losses(p.losses)),
         )
     say(trained.promise.message)

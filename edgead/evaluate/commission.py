@@ -156,7 +156,10 @@ def _looked_at(one: Scored, sigma: float) -> NDArray[np.float32]:
     rows, columns = one.tensor.shape[:2]
     smoothed = smooth(one.anomaly_map[None], (rows, columns), sigma)[0]
     ignored = one.placement.ignored
-    return smoothed if ignored is None else smoothed[~ignored]
+    if ignored is None:
+        return smoothed
+    seen: NDArray[np.float32] = smoothed[~ignored]
+    return seen
 
 
 def _clear_of_ties(threshold: float, scores: Sequence[float]) -> float:

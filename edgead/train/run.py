@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save as save_tensors
 
 from edgead import files
@@ -26,13 +24,20 @@ from edgead.evaluate.commission import Commissioned, commission, frame_spec, ope
 from edgead.evaluate.threshold import Threshold
 from edgead.frame import Frame
 from edgead.heads import Head
-from edgead.manifest import FrameSpec, InputSpec, Manifest, Thresholds, Training
-from edgead.models.base import ExportSpec, Images, Method
+from edgead.manifest import (
+    IGNORE_MASK,
+    InputSpec,
+    Manifest,
+    Thresholds,
+    Training,
+)
+from edgead.models.base import ExportSpec, Method
 from edgead.models.registry import batch_of
-from edgead.preprocess import Preprocess
 from edgead.scorer import Scored
+from edgead.train.images import Look, TrainingImages
 from edgead.train.loop import Budget, Loop, Progress
 from edgead.train.memory import memory_error_says
+from edgead.view import Sketch
 
 __all__ = ["Trained", "train"]
 
@@ -79,6 +84,7 @@ def train(
     false_reject_rate: float = 0.01,
     confidence: float = 0.95,
     seed: int = 0,
+    view: Sketch | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Trained:
     """Train a method on good images and write a bundle.
@@ -95,6 +101,7 @@ def train(
         false_reject_rate: Share of good parts that the line may reject.
         confidence: How surely.
         seed: Of the split, the training and the golden images.
+        view: What of the frames is looked at, in training and ever after; None looks at all.
         report: Progress, for a progress bar.
 
     Raises:
@@ -109,11 +116,12 @@ def train(
     spec = frame_spec(frames)
     if spec.size is None:
         _log.warning("%s", data.describe_sizes(data.image_sizes(paths)))
-    run = _Run(make, budget or Budget(), spec, seed, report, Path(out))
+    looked = Look(spec, (view or Sketch()).on(spec), None if view is None else view.mask)
+    run = _Run(make, budget or Budget(), looked, seed, report, Path(out))
     few = len(paths) < CROSS_FIT_BELOW
     fit = run.cross_fitted if few else run.held_out
     fitted, held, scored, how = fit(paths)
-    draft = _draft(fitted, spec, paths, seed, time.monotonic() - started)
+    draft = _draft(fitted, looked, paths, seed, time.monotonic() - started)
     ready = commission(
         draft,
         run.backend(fitted),
@@ -137,12 +145,12 @@ class _Run:
         self,
         make: MakeMethod,
         budget: Budget,
-        frame: FrameSpec,
+        look: Look,
         seed: int,
         report: Callable[[Progress], None] | None,
         out: Path,
     ) -> None:
-        self.make, self.budget, self.frame = make, budget, frame
+        self.make, self.budget, self.look, self.frame = make, budget, look, look.frame
         self.seed, self.report, self.out = seed, report, out
         self._loops: list[Loop] = []
 
@@ -167,7 +175,7 @@ class _Run:
         scored: dict[Path, Scored] = {}
         for training, held in data.folds(paths, FOLDS, self.seed):
             fitted = self.fit(training, part)
-            draft = _draft(fitted, self.frame, training, self.seed, 0.0)
+            draft = _draft(fitted, self.look, training, self.seed, 0.0)
             scorer = open_scorer(draft, self.backend(fitted), self.frame)
             scored.update(zip(held, scorer.each(data.load_images(held)), strict=True))
         ordered = [scored[path] for path in paths]
@@ -177,8 +185,9 @@ class _Run:
         """One training, exported."""
         method = self.make()
         input_spec = InputSpec(size=method.image_size, mean=[0.0] * 3, std=[1.0] * 3)
-        images = _Resized(data.load_images(paths), Preprocess(self.frame, input_spec))
+        images = TrainingImages(data.load_images(paths), self.look, input_spec)
         identity = f"{method.name} {method.config} {data.set_hash(paths)} {self.seed}"
+        identity += self.look.identity
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         loop = Loop(
             budget,
@@ -203,22 +212,6 @@ class _Run:
         return open_backend("onnxruntime", {MODEL: fitted.model})
 
 
-class _Resized(Images):
-    """Frames as engine inputs, made once by the run-time's own pre-processing."""
-
-    def __init__(self, frames: Sequence[Frame], preprocess: Preprocess) -> None:
-        self._frames, self._preprocess = frames, preprocess
-        self._made: dict[int, NDArray[np.uint8]] = {}
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        if index not in self._made:
-            self._made[index] = self._preprocess(self._frames[index])[0][0]
-        return self._made[index]
-
-
 def _prove(fitted: _Fitted, ready: Commissioned, run: _Run, held: Sequence[Frame]) -> Parity:
     """Torch against the exported file on the very frames that thresholds were learnt on."""
     head = Head(fitted.spec.head, fitted.spec.head_tensors)
@@ -230,14 +223,14 @@ def _prove(fitted: _Fitted, ready: Commissioned, run: _Run, held: Sequence[Frame
     return check_parity(fitted.spec, head, scored, ready.bundle.manifest.thresholds, names)
 
 
-def _draft(
-    fitted: _Fitted, frame: FrameSpec, paths: Sequence[Path], seed: int, seconds: float
-) -> Bundle:
+def _draft(fitted: _Fitted, look: Look, paths: Sequence[Path], seed: int, seconds: float) -> Bundle:
     """A bundle without a promise: `commission` fills in thresholds, ranges and golden images."""
     spec, method = fitted.spec, fitted.method
     members = {MODEL: fitted.model}
     if spec.head_tensors:
         members[HEAD] = save_tensors(dict(spec.head_tensors))
+    if look.mask is not None:
+        members[IGNORE_MASK] = look.mask
     none_yet = Thresholds(
         threshold=0.0,
         pixel_threshold=0.0,
@@ -255,7 +248,8 @@ def _draft(
         method=method.name,
         config=_plain(asdict(method.config)),
         backbone=method.backbone,
-        frame=frame,
+        frame=look.frame,
+        view=look.view,
         input=InputSpec(size=method.image_size, mean=list(spec.mean), std=list(spec.std)),
         head=spec.head,
         thresholds=none_yet,
