@@ -113,7 +113,8 @@ def notify_systemd(message: str) -> bool:
     """Send ``READY=1``, ``WATCHDOG=1`` or ``STOPPING=1`` to systemd.
 
     Returns:
-        False when this process was not started by systemd (NOTIFY_SOCKET is not set).
+        False when this process was not started by systemd (NOTIFY_SOCKET is not set), or systemd
+        does not take messages now.
 
     Source: sd_notify(3), the datagram protocol.
     """
@@ -123,6 +124,10 @@ def notify_systemd(message: str) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.setblocking(False)  # a line never waits for a service manager
         out.connect(address)
-        out.sendall(message.encode())
+        try:
+            out.sendall(message.encode())
+        except BlockingIOError:
+            return False
     return True

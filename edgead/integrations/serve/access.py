@@ -22,6 +22,7 @@ __all__ = ["COOKIE", "Access", "Token", "check_token", "is_loopback", "problem"]
 
 COOKIE = "edgead"
 _SHORTEST = 16
+_HEADER_BYTES = 16 * 1024
 #: What answers without a token: that the process is alive, and how to log in.
 _OPEN = frozenset({"/healthz", "/login", "/static/page.css"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -131,6 +132,8 @@ class Access:
 
     def _refusal(self, scope: Scope) -> Response | None:
         connection = HTTPConnection(scope)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADER_BYTES:
+            return problem(431, "HEADERS_TOO_LARGE", "the headers are over 16 KiB.")
         host = connection.headers.get("host", "")
         name = host.rpartition(":")[0] if _has_port(host) else host
         if not self._any_host and name.lower() not in _LOCAL_NAMES:

@@ -72,12 +72,15 @@ class Judging:
         try:
             body = await asyncio.wait_for(_body(request), _BODY_S)
         except asyncio.TimeoutError:
-            return problem(408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", **_UNKNOWN)
+            return problem(408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", "Try again.", **_UNKNOWN)
         except ClientDisconnect:
-            return problem(400, "BODY_INCOMPLETE", "the client went away.", **_UNKNOWN)
+            return problem(400, "BODY_INCOMPLETE", "the client went away.", "Try again.", **_UNKNOWN)
         if body is None:
             text = f"the body is over {MAX_BODY // 1024**2} MiB."
             return problem(413, "BODY_TOO_LARGE", text, "Send one image.", **_UNKNOWN)
+        if not body:
+            hint = "Send the image file as the body."
+            return problem(422, "IMAGE_EMPTY", "the body is empty.", hint, **_UNKNOWN)
         async with self._turn:
             return await anyio.to_thread.run_sync(self._judged, body)
 
