@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 __all__ = ["Background"]
@@ -31,16 +31,16 @@ class Background:
         Raises:
             TimeoutError: It took longer; it is cancelled.
         """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = self.begin(coroutine)
         try:
             return future.result(timeout_s)
         except concurrent.futures.TimeoutError as error:  # the built-in one since Python 3.11
             future.cancel()
             raise TimeoutError(f"not done within {timeout_s} s") from error
 
-    def call(self, function: Callable[[], object]) -> None:
-        """Run a function in the loop soon; waits for nothing."""
-        self._loop.call_soon_threadsafe(function)
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start a coroutine and wait for nothing."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
         """Cancel what runs and end the thread; safe to call twice."""

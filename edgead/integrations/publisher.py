@@ -35,8 +35,10 @@ _SCHEMES = {
     "mqtt": ("mqtt", "MQTT"),
     "mqtts": ("mqtt", "MQTT"),
     "modbus": ("modbus", "MODBUS"),
+    "opcua": ("opcua", "OPCUA"),
     "http": ("webhook", "HTTP"),
     "https": ("webhook", "HTTP"),
+    "gpio": ("gpio", "GPIO"),
 }
 
 
