@@ -30,6 +30,7 @@ GpusOption = Annotated[float, typer.Option(help="Share of a GPU for each worker;
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(score)
+    app.command()(train_many)
     app.command()(export_triton)
     app.command()(push)
     app.command()(pull)
@@ -71,6 +72,72 @@ def score(
     if result["judged"] == 0:
         say(f"{out} holds these results already: nothing was judged")
     emit(result, as_json, lambda: table("scored", _shown(result)))
+
+
+def train_many(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="One folder of images a product.")],
+    out: Annotated[Path, typer.Option(help="Folder of bundles, records and results.json.")],
+    method: Annotated[
+        str, typer.Option(help="dfda-ad, nf-bmr, mlff, trisimplenet or slsg.")
+    ] = "trisimplenet",
+    backbone: Annotated[str, typer.Option(help="Any timm network.")] = "tf_efficientnet_lite0",
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint of the backbone.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs; the recipe's by default.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time of each product.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the engine input.")] = None,
+    quantize: Annotated[
+        bool, typer.Option(help="Add certified precisions where they hold.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    ray: RayOption = None,
+    workers: Annotated[int, typer.Option(help="Products at a time, without Ray.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPUs of each training; 0: shared out.")] = 0,
+    gpus: GpusOption = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """One bundle a product folder, quantised and certified; exit 1 when a product failed.
+
+    Example: edgead train-many products --out bundles --minutes 5 --ray auto --gpus 0.25
+    """
+    from edgead.integrations.fleet.products import Recipe
+    from edgead.integrations.fleet.products import train_many as train_all
+
+    recipe = Recipe(
+        method=method,
+        backbone=backbone,
+        weights=None if weights is None else str(weights.resolve()),
+        epochs=epochs,
+        minutes=minutes,
+        image_size=image_size,
+        quantize=quantize,
+        seed=seed,
+    )
+    with progress_bar() as bar:
+        result = train_all(
+            root,
+            out,
+            recipe,
+            ray=ray,
+            workers=workers,
+            threads=threads,
+            gpus=gpus,
+            report=lambda name, done: bar("products", done, name),
+        )
+    emit(result, as_json, lambda: table("products", _product_rows(result)))
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def _product_rows(result: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for one in result["products"]:
+        if one["ok"]:
+            found = f"{', '.join(one['precisions'])}; threshold {one['threshold']:.4g}; "
+            rows.append((one["product"], f"{found}{one['seconds']:.0f} s; {one['bundle']}"))
+        else:
+            rows.append((one["product"], f"FAILED [{one['code']}] {one['message']}"))
+    counts = f"{len(result['products'])}, {result['trained']} now, {result['failed']} failed"
+    return [*rows, ("products", counts)]
 
 
 def export_triton(

@@ -195,8 +195,9 @@ class Pool:
         return worker
 
     def _start(self) -> Child:
-        threads = str(self._orders.threads)
-        child = Child(_PROGRAM, environment={"OMP_NUM_THREADS": threads}, keep_log=True)
+        # Where the command was started from must not shadow a module.
+        environment = {"OMP_NUM_THREADS": str(self._orders.threads), "PYTHONSAFEPATH": "1"}
+        child = Child(_PROGRAM, environment=environment, keep_log=True)
         try:
             child.control.send_bytes(self._orders.to_json())
             child.control.send_bytes(self._bundle)
