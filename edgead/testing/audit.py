@@ -15,7 +15,7 @@ from pathlib import Path
 from edgead.testing.faults import Fault
 from edgead.types import LedgerCounts, Outcome, Status
 
-__all__ = ["Audit", "MemoryTrend", "Resources"]
+__all__ = ["Audit", "MemoryTrend", "Resources", "children_of"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -110,7 +110,9 @@ class Resources:
         """What this process holds."""
         gc.collect()
         return Resources(
-            len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), _children()
+            len(list(Path("/proc/self/fd").iterdir())),
+            threading.active_count(),
+            len(children_of(os.getpid())),
         )
 
     def gained(self, before: Resources) -> dict[str, int]:
@@ -126,10 +128,11 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
-def _children() -> int:
-    """Processes whose parent is this one; ``/proc/<pid>/stat``: pid (name) state ppid."""
-    found = 0
+def children_of(pid: int) -> list[int]:
+    """Processes whose parent it is; ``/proc/<pid>/stat``: pid (name) state ppid."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            found += int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
     return found

@@ -21,6 +21,7 @@ from edgead.testing.chaos_frames import (
     overload,
     overload_in_threads,
 )
+from edgead.testing.chaos_signals import signals
 from edgead.testing.chaos_workers import (
     hangs,
     killed_journals,
@@ -50,6 +51,8 @@ class ChaosSizes:
         kills: Worker processes killed under load.
         journal_kills: Writers of a journal killed between or within two rows.
         hangs: Judges that hang in this process, at most 5 (more end a stream, by rule).
+        signals: SIGINT and SIGTERM at random moments of a streaming program.
+        end_s: In which time such a program must have ended; what is run beside other work gets more.
     """
 
     frames: int
@@ -65,10 +68,14 @@ class ChaosSizes:
     kills: int
     journal_kills: int
     hangs: int
+    signals: int
+    end_s: float
 
 
-SMOKE = ChaosSizes(6000, 600, 600, 150, 10, 10, 30, 3, 6, 40, 3, 3, 2)
-FULL = ChaosSizes(1_000_000, 10_000, 100_000, 10_000, 200, 500, 1000, 150, 100, 1000, 300, 100, 5)
+SMOKE = ChaosSizes(6000, 600, 600, 150, 10, 10, 30, 3, 6, 40, 3, 3, 2, 5, 60.0)
+FULL = ChaosSizes(
+    1_000_000, 10_000, 100_000, 10_000, 200, 500, 1000, 150, 100, 1000, 300, 100, 5, 200, 3.0
+)
 
 
 def chaos(
@@ -107,6 +114,7 @@ def chaos(
     failures = [
         *_frame_failures(parts),
         *_camera_failures(parts),
+        *(f"signals: {problem}" for problem in parts["signals"]["problems"]),
         *(f"resources: {count} {name} gained" for name, count in gained.items() if count > 0),
         *(f"control {name} was not noticed" for name, seen in noticed.items() if not seen),
     ]
@@ -145,6 +153,7 @@ def _parts(seed: int, sizes: ChaosSizes) -> dict[str, Callable[[], Any]]:
         "hangs": lambda: hangs(sizes.hangs),
         "killed_workers": lambda: killed_workers(seed, sizes.kills),
         "killed_journals": lambda: killed_journals(seed, sizes.journal_kills),
+        "signals": lambda: signals(seed, sizes.signals, limit_s=sizes.end_s),
         "supervised": lambda: supervised_deadlines(seed, sizes.supervised_triggers),
     }
 
@@ -161,6 +170,7 @@ def _planted(sizes: ChaosSizes) -> int:
         + sizes.kills
         + sizes.journal_kills
         + sizes.hangs
+        + sizes.signals
     )
 
 
