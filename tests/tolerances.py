@@ -34,5 +34,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "fp16_map": Tolerance(
         0.0, 5e-3, "eleven bits of mantissa in each of a few layers; of the map's range"
     ),
+    "same_function": Tolerance(0.0, 1e-4, "float32 sums in another order, of values up to 100"),
     "int8_map": Tolerance(0.0, 0.1, "127 steps in each of three layers; of the map's range"),
 }

@@ -106,6 +106,7 @@ def issue(
     reasons: list[str] = []
     try:
         engine = open_backend(backend, bundle.members, precision=precision, threads=threads)
+        certificate["float_parts"] = str(getattr(engine, "float_parts", "f32"))
         reference = score_frames(bundle, base, frames)
         measured = agreement(
             bundle.manifest, frames, reference, score_frames(bundle, engine, frames), limits

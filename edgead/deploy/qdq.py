@@ -9,7 +9,9 @@ form      member                         for
 ========= ============================== ================================================
 
 Weights are symmetric per output channel, activations per tensor; ``s8`` and ``qdq`` have zero points
-of 0 and no quantised bias, as TensorRT demands. The layout is ONNX Runtime's `QDQQuantizer`.
+of 0 and no quantised bias, as TensorRT demands. A layer whose activations stay in floating point
+keeps its eight-bit weights all the same: they cost little accuracy and three quarters of its bytes.
+The layout is ONNX Runtime's `QDQQuantizer`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
+from edgead.deploy.rewrite import centred
 from edgead.errors import BundleError
 
-__all__ = ["FORMS", "Form", "Layout", "int8_model", "quantisable", "weight_bytes"]
+__all__ = ["FORMS", "Form", "Layout", "Levels", "costs", "int8_model", "quantisable"]
 
 Form = Literal["s8", "u8s8", "qdq"]
+#: Initialiser -> int8 levels, and the step of each output channel.
+Levels = Mapping[str, tuple[NDArray[np.int8], NDArray[np.float32]]]
 Layout = Literal["all", "conv-only"]
 #: Form -> bundle member.
 FORMS: Final[dict[Form, str]] = {
@@ -35,7 +42,8 @@ FORMS: Final[dict[Form, str]] = {
 }
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Between quantised layers ONNX Runtime computes these on the integers, when they are quantised too.
-_PASSED_ON_U8 = ("Clip", "Relu", "LeakyRelu", "AveragePool", "MaxPool", "Concat", "Resize")
+#: Averages and interpolation are not among them: they would round once more.
+_PASSED_ON_U8 = ("Clip", "Relu", "LeakyRelu", "MaxPool")
 
 
 def quantisable(model: onnx.ModelProto, *, layout: Layout = "all") -> list[str]:
@@ -69,10 +77,28 @@ def quantisable(model: onnx.ModelProto, *, layout: Layout = "all") -> list[str]:
     return [node.name for node in model.graph.node if node.name in taken]
 
 
-def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes of constants that each node reads."""
-    sizes = {item.name: len(item.raw_data) for item in model.graph.initializer}
-    return {node.name: sum(sizes.get(name, 0) for name in node.input) for node in model.graph.node}
+def costs(model: onnx.ModelProto) -> dict[str, float]:
+    """Time of each layer and sum in floating point, in multiply-adds.
+
+    A value read or written is taken for sixteen multiply-adds, about what a CPU with vectors of
+    sixteen floats does meanwhile: depthwise layers and sums wait for memory.
+    """
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {item.name: list(item.dims) for item in typed.graph.initializer}
+    for value in (*typed.graph.value_info, *typed.graph.input, *typed.graph.output):
+        shapes[value.name] = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+    sizes = {name: float(np.prod(shape)) for name, shape in shapes.items()}
+    found = {}
+    for node in typed.graph.node:
+        moved = sum(sizes.get(name, 0.0) for name in (*node.input, *node.output))
+        work = 0.0
+        if node.op_type in _WEIGHTED and node.input[1] in shapes:
+            # Each weight is used once an output position.
+            out = shapes.get(node.output[0], [])
+            places = out[2:] if node.op_type.startswith("Conv") else out[:-1]
+            work = sizes[node.input[1]] * float(np.prod(places))
+        found[node.name] = work + 16 * moved
+    return found
 
 
 def int8_model(
@@ -80,14 +106,17 @@ def int8_model(
     ranges: Mapping[str, tuple[float, float]],
     nodes: Collection[str],
     form: Form,
+    levels: Levels | None = None,
 ) -> bytes:
     """Quantise the named nodes.
 
     Args:
-        model: The FP32 graph.
+        model: The FP32 graph; weights in ``levels`` lie on them already.
         ranges: (low, high) of each float activation.
-        nodes: Names to quantise; the rest stays as it is.
+        nodes: Names to quantise; the rest computes in floating point.
         form: Which engines it is for.
+        levels: Of `edgead.deploy.rounding.round_weights`; these weights are stored as eight bits,
+            also where their layer is not among ``nodes``.
 
     Raises:
         BundleError: QUANTIZE_FAILED with the tool's own reason in ``__cause__``.
@@ -96,22 +125,23 @@ def int8_model(
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    typed = onnx.shape_inference.infer_shapes(model)
-    spans: dict[str, Any] = {
-        name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()
-    }
     unsigned = form == "u8s8"
+    if not unsigned:
+        model, ranges = centred(model, ranges)
+    typed = onnx.shape_inference.infer_shapes(model)
+    spans: dict[str, Any] = {name: _span(low, high) for name, (low, high) in ranges.items()}
     chosen = set(nodes)
     operators = {node.op_type for node in typed.graph.node if node.name in chosen}
     if unsigned:
+        chosen = _read_as_integers(typed, chosen)
         passed = _between(typed, chosen)
         chosen, operators = chosen | passed, operators | set(_PASSED_ON_U8)
     options: dict[str, Any] = {
         "ActivationSymmetric": not unsigned,
         "WeightSymmetric": True,
-        "QuantizeBias": unsigned,
+        "QuantizeBias": False,
         "AddQDQPairToWeight": form == "qdq",
-        "DedicatedQDQPair": not unsigned,
+        "DedicatedQDQPair": True,
     }
     if not unsigned:
         options["OpTypesToExcludeOutputQuantization"] = sorted(operators)
@@ -124,9 +154,12 @@ def int8_model(
             TensorsData(CalibrationMethod.MinMax, spans), sorted(chosen), [], sorted(operators),
             options,
         )  # fmt: skip
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
+        if chosen:  # no names would mean every node
+            quantizer.quantize_model()
         made = quantizer.model.model
+        _read_floats(made, typed, chosen)
+        _store_levels(made, levels or {}, in_float=form == "qdq")
+        quantizer.model.topological_sort()
         _tidy(made)
         onnx.checker.check_model(made, full_check=True)
     except Exception as error:  # the tool raises plain ValueError, KeyError and AttributeError
@@ -140,12 +173,39 @@ def int8_model(
     return bytes(made.SerializeToString())
 
 
+def _span(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """Symmetric where there are both signs: a defect may swing as far the other way."""
+    top = max(-low, high)
+    return (np.float32(-top if low < 0 else low), np.float32(top))
+
+
 def _comes_from(name: str, makers: Mapping[str, onnx.NodeProto], taken: Collection[str]) -> bool:
     """Whether a tensor is made by a taken node, looking through activation functions."""
     node = makers.get(name)
     while node is not None and node.op_type in ("Clip", "Relu", "LeakyRelu", "MaxPool"):
         node = makers.get(node.input[0])
     return node is not None and node.name in taken
+
+
+def _read_as_integers(model: onnx.ModelProto, chosen: Collection[str]) -> set[str]:
+    """Nodes that quantised ones read, since ONNX Runtime rounds what a quantised node gives.
+
+    A sum that a node in floating point reads as well stays in floating point: it costs little there.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    whole: set[str] = set()  # read as integers
+    parts: set[str] = set()  # read in floating point
+    for node in model.graph.node:
+        if node.op_type in _PASSED_ON_U8:
+            continue
+        for name in node.input:
+            maker = makers.get(name)
+            while maker is not None and maker.op_type in _PASSED_ON_U8:
+                maker = makers.get(maker.input[0])
+            if maker is not None and maker.name in chosen:
+                (whole if node.name in chosen else parts).add(maker.name)
+    sums = {node.name for node in model.graph.node if node.op_type == "Add"}
+    return whole - (sums & parts)
 
 
 def _between(model: onnx.ModelProto, chosen: Collection[str]) -> set[str]:
@@ -159,6 +219,51 @@ def _between(model: onnx.ModelProto, chosen: Collection[str]) -> set[str]:
         if sources and all(s is not None and s.name in {*chosen, *found} for s in sources[:1]):
             found.add(node.name)
     return found
+
+
+def _read_floats(model: onnx.ModelProto, before: onnx.ModelProto, chosen: Collection[str]) -> None:
+    """Let floating-point nodes read a sum itself where the tool made them read it rounded."""
+    sums = {name for n in before.graph.node if n.op_type == "Add" for name in n.output}
+    sums -= {name for n in before.graph.node if n.name in chosen for name in n.output}
+    inputs = {node.name: list(node.input) for node in before.graph.node}
+    for node in model.graph.node:
+        if node.name in chosen or node.name not in inputs:
+            continue
+        for index, name in enumerate(inputs[node.name]):
+            if name in sums:
+                node.input[index] = name
+
+
+def _store_levels(model: onnx.ModelProto, levels: Levels, *, in_float: bool) -> None:
+    """Put weights on their own levels, where the tool found steps of its own or left them alone."""
+    graph = model.graph
+    items = {item.name: item for item in graph.initializer}
+    for name, (kept, step) in levels.items():
+        scale, stored = f"{name}_scale", f"{name}_quantized"
+        if scale in items:  # the tool's: the same weights, on steps of their largest level
+            items[scale].CopyFrom(numpy_helper.from_array(step, scale))
+            if not in_float:
+                items[stored].CopyFrom(numpy_helper.from_array(kept, stored))
+            continue
+        if name not in items:
+            continue
+        zeros = np.zeros(len(step), dtype=np.int8)
+        made = {scale: step, f"{name}_zero_point": zeros}
+        source = name if in_float else stored
+        if not in_float:
+            graph.initializer.remove(items[name])
+            made[stored] = kept
+        graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in made.items())
+        inputs = [source, scale, f"{name}_zero_point"]
+        if in_float:
+            graph.node.append(helper.make_node("QuantizeLinear", inputs, [stored], axis=0))
+            inputs[0] = stored
+        read = f"{name}_dequantized"
+        for node in graph.node:
+            for index, one in enumerate(node.input):
+                if one == name and node.op_type != "QuantizeLinear":
+                    node.input[index] = read
+        graph.node.append(helper.make_node("DequantizeLinear", inputs, [read], axis=0))
 
 
 def _tidy(model: onnx.ModelProto) -> None:

@@ -20,12 +20,13 @@ from edgead.calibration.calibrators import Histogram, clip_ranges
 from edgead.calibration.frames import CalibrationFrames, frames_hash, gather
 from edgead.calibration.recipes import Recipe, kept_nodes, recipe_for
 from edgead.choice import certificates
-from edgead.deploy import bias
 from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits, agreement
 from edgead.deploy.certificate import encoded, issue, merged, score_frames
 from edgead.deploy.half import half_model, prove_ranges
-from edgead.deploy.qdq import FORMS, Form, Layout, int8_model, quantisable, weight_bytes
+from edgead.deploy.qdq import FORMS, Form, Layout, costs, int8_model, quantisable
+from edgead.deploy.rewrite import split
+from edgead.deploy.rounding import round_weights
 from edgead.deploy.search import Plan, Search, Trial
 from edgead.errors import BackendError, BundleError, ConfigError
 from edgead.scorer import Scorer
@@ -159,7 +160,7 @@ class _Job:
             plans.nodes,
             frozenset(kept_nodes(plans.nodes, self.recipe.int8)),
             self.limits,
-            weight_bytes(self.model),
+            costs(plans.model),
             minutes=self.minutes,
             journal=self._journal_path(),
             report=self.report,
@@ -182,7 +183,10 @@ class _Job:
         backends: Sequence[str],
         search: Sequence[dict[str, Any]] = (),
     ) -> bool:
-        """Certificates on each back end; True when one passed. A former attempt's are replaced."""
+        """Certificates on each back end; True when the first passed, which INT8 was searched on.
+
+        A former attempt's certificates are replaced.
+        """
         candidate = self.bundle.with_members(members)
         made = []
         for index, backend in enumerate(backends):
@@ -195,7 +199,7 @@ class _Job:
                 )
             )  # fmt: skip
         self.made = merged(self.made, made)
-        return any(one["passed"] for one in made)
+        return bool(made[0]["passed"])
 
     def _refuse(self, precision: str, members: Sequence[str], closest: str) -> None:
         """Leave a precision out of the bundle, old members of it too, and say why."""
@@ -234,15 +238,18 @@ class _Plans:
 
     def __init__(self, job: _Job) -> None:
         self._job, self._manifest = job, job.bundle.manifest
-        self.nodes = quantisable(job.model, layout=job.layout)
+        self.model = split(job.model)
+        self.nodes = quantisable(self.model, layout=job.layout)
         self._backend = job.backends[0]
         self._form: Form = "u8s8" if self._backend == "onnxruntime" else "s8"
-        self._histograms = {name: Histogram() for name in float_tensors(job.model)}
+        self._histograms = {name: Histogram() for name in float_tensors(self.model)}
         tensors = job.frames.tensors
-        for done, values in enumerate(watch(job.model, tensors, list(self._histograms))):
+        for done, values in enumerate(watch(self.model, tensors, list(self._histograms))):
             job._tell("measuring activations", done / len(tensors))  # noqa: SLF001 - same module
             for name, array in values.items():
                 self._histograms[name].add(array)
+        job._tell("rounding weights", 1.0)  # noqa: SLF001
+        self._rounded = round_weights(self.model, self.nodes, tensors)
         base = open_backend(self._backend, job.bundle.members, threads=job.threads)
         self._reference = score_frames(job.bundle, base, job.frames.choose)
 
@@ -250,10 +257,7 @@ class _Plans:
         """The quantised graph of a plan."""
         ranges = clip_ranges(self._histograms, plan.calibrator)
         chosen = [name for name in self.nodes if name not in plan.kept]
-        model = self._job.model
-        if plan.corrected:
-            model = bias.corrected(model, ranges, chosen, self._job.frames.tensors)
-        return int8_model(model, ranges, chosen, form)
+        return int8_model(self._rounded.model, ranges, chosen, form, self._rounded.levels)
 
     def forms(self, plan: Plan) -> dict[str, bytes]:
         """Every member of a plan."""

@@ -1,10 +1,13 @@
-"""Finds a way to INT8 that keeps the verdicts: calibrator, bias correction, layers restored by need.
+"""Finds a way to INT8 that keeps the verdicts: calibrators, then layers restored by need.
 
-As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator;
-then the best with corrected biases; then each layer is quantised alone to see which hurts, and
-bisection finds how many of the worst must be restored to floating point; what is not needed among
-them is given back. Each trial is kept on disk,
-so that a search that was cut off goes on where it stood.
+As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator.
+Then each layer is quantised alone to see which hurts, and bisection finds how many must be restored to
+floating point: first those that harm much and save little time; what is not needed among them is given
+back, the costliest first. Each trial is kept on disk, so that a search that was cut off goes on where
+it stood.
+
+The choosing frames are few: they rank plans by how far scores move, and refuse those that flip a
+verdict. Whether the other limits hold is for proof to say, on frames that no plan was chosen by.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ CALIBRATORS = (
     Calibrator("percentile", 99.9),
     Calibrator("entropy"),
 )
+_CLOSER = 0.7  # what the next plan's score change may be, in that of one that proof refused
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,16 @@ class Plan:
 
     Attributes:
         calibrator: How activations are clipped.
-        kept: Nodes that stay in floating point.
-        corrected: Whether biases are corrected for what rounding adds on average.
+        kept: Nodes that compute in floating point.
     """
 
     calibrator: Calibrator
     kept: frozenset[str] = frozenset()
-    corrected: bool = False
 
     @property
     def key(self) -> str:
         """Identity in the journal."""
-        corrected = " corrected" if self.corrected else ""
-        return f"{self.calibrator}{corrected} | {' '.join(sorted(self.kept))}"
+        return f"{self.calibrator} | {' '.join(sorted(self.kept))}"
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,13 @@ class Trial:
         return float("inf") if self.agreement is None else self.agreement.score_change_rms
 
     def holds(self, limits: Limits, max_error: float) -> bool:
-        """Whether the limits hold, and the score change stays under ``max_error``."""
+        """Whether no more verdicts flip than may, and the score change stays under ``max_error``."""
         found = self.agreement
-        return found is not None and not found.misses(limits) and self.error() <= max_error
+        return found is not None and found.flips <= limits.flips and self.error() <= max_error
 
     def row(self, nodes: Sequence[str] = ()) -> dict[str, Any]:
         """One line of the certificate's table; a layer quantised alone among ``nodes`` is named so."""
-        row: dict[str, Any] = {
-            "calibrator": str(self.plan.calibrator),
-            "bias_correction": self.plan.corrected,
-        }
+        row: dict[str, Any] = {"calibrator": str(self.plan.calibrator)}
         quantised = [name for name in nodes if name not in self.plan.kept]
         if len(quantised) == 1:
             row["only"] = quantised[0]
@@ -98,7 +96,7 @@ class Search:
         nodes: Nodes that can be quantised.
         kept: Those that the recipe keeps in floating point.
         limits: What must hold.
-        costs: Bytes of weights of each node: the costliest restored layer is given back first.
+        costs: Time that each node takes in floating point, in any unit.
         minutes: Budget of new trials; what was remembered costs nothing.
         journal: File that trials are remembered in; None remembers in memory.
         report: Called with a stage and the share of the budget spent.
@@ -108,7 +106,7 @@ class Search:
     nodes: Sequence[str]
     kept: frozenset[str]
     limits: Limits
-    costs: Mapping[str, int] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
     minutes: float = 10.0
     journal: Path | None = None
     report: Callable[[str, float], None] | None = None
@@ -125,13 +123,13 @@ class Search:
     def plans(self) -> Iterator[Trial]:
         """Plans that hold on the choosing frames, most INT8 first.
 
-        Each one asked for after the first holds with half the score change of the one before: it is
-        asked for because proof failed. Ends when the budget is spent or nothing is left to try.
+        Each one asked for after the first moves scores at most 0.7 times as far as the one before: it
+        is asked for because proof failed. Ends when the budget is spent or nothing is left to try.
         """
         max_error = float("inf")
         while (found := self._find(max_error)) is not None:
             yield found
-            max_error = found.error() / 2
+            max_error = _CLOSER * found.error()
 
     def closest(self) -> Trial | None:
         """The trial with the least score change; one of a single quantised layer is no candidate."""
@@ -143,19 +141,16 @@ class Search:
         done = [trial for trial in whole if trial is not None]
         if not done:
             return None
-        best = min(done, key=Trial.error)
-        corrected = self._try(replace(best.plan, corrected=True), "bias correction")
-        best = min((best, corrected or best), key=Trial.error)
-        holding = [one for one in (*done, best) if one.holds(self.limits, max_error)]
+        holding = [one for one in done if one.holds(self.limits, max_error)]
         if holding:
             return min(holding, key=Trial.error)
-        return self._restore(best, max_error)
+        return self._restore(min(done, key=Trial.error), max_error)
 
     def _restore(self, start: Trial, max_error: float) -> Trial | None:
-        """Restore the layers that hurt most, as few as do.
+        """Restore the layers that hurt most for the time that they save, as few as do.
 
         A layer's harm is the error with that layer alone quantised: beside a layer that ruins
-        everything, restoring any other one would show nothing.
+        everything, restoring any other one would show nothing. Errors of layers add up as squares.
         """
         free = [name for name in self.nodes if name not in self.kept]
         harms: list[tuple[float, str]] = []
@@ -164,7 +159,7 @@ class Search:
             trial = self._try(Plan(start.plan.calibrator, alone), "sensitivity")
             if trial is None:
                 return None
-            harms.append((trial.error(), name))
+            harms.append((trial.error() ** 2 / self.costs.get(name, 1.0), name))
         order = [name for _, name in sorted(harms, reverse=True)]
         found: Trial | None = None
         few, many = 0, len(order)  # restoring `few` does not hold; all restored is no INT8
