@@ -10,20 +10,33 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
+import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from edgead import Detector, images
+import numpy as np
+
+from edgead import Detector, __version__, images
 from edgead.errors import SourceError
+from edgead.evaluate.report_shift import write_shift_report
+from edgead.evaluate.shift import read_shift
 from edgead.frame import Frame
 from edgead.integrations.serve import serve
+from edgead.stream.journal_schema import COLUMNS, SCHEMA, chain_of, values_of
+from edgead.stream.replay import write_replay
 from edgead.stream.sources.base import Captured
 from edgead.stream.sources.reconnect import Reconnecting, ReconnectLimits
+from edgead.testing import detection_of, textured
+from edgead.types import LedgerCounts, Outcome, Status
 
 OUT = Path(__file__).resolve().parent / "images"
 IS_DEFECT = "document.querySelector('canvas').dataset.shown === 'DEFECT'"
@@ -171,13 +184,82 @@ def pages(demo: Path, wanted: set[str]) -> None:
                 shoot(driver, "serve-stalled")
 
 
+def simulated_shift(folder: Path) -> Path:
+    """The journal of eight hours of two simulated cameras, and replay files of the last rejects."""
+    rng = np.random.default_rng(7)
+    path, rejects = folder / "line3.sqlite", folder / "rejects"
+    rejects.mkdir()
+    start = datetime(2026, 11, 20, 5, 0, tzinfo=timezone.utc)
+    chain, counts = "", {"received": 0}
+    with sqlite3.connect(path) as database:
+        database.executescript(SCHEMA)
+        marks = ", ".join("?" * (len(COLUMNS) + 1))
+        names = ", ".join((*COLUMNS, "chain"))
+        last = [simulated(rng, second, seq) for seq, second in enumerate(range(0, 8 * 3600, 4))]
+        for outcome, second in last:
+            when = start + timedelta(seconds=second)
+            row = values_of("simulated-shift", outcome, when, handed_over=True, amends=False)
+            chain = chain_of(chain, row)
+            database.execute(f"INSERT INTO outcomes ({names}) VALUES ({marks})", (*row, chain))
+            counts["received"] += 1
+        info = json.dumps({"policy": "latest", "edgead_version": __version__})
+        run = ("simulated-shift", start.isoformat(), info, json.dumps(counts))
+        database.execute("INSERT INTO runs VALUES (?, ?, ?, ?)", run)
+    return path
+
+
+def simulated(rng: np.random.Generator, second: int, seq: int) -> tuple[Outcome, int]:
+    """One frame of a shift: a tool that wears out from the sixth hour on, a pause at noon."""
+    source = ("left", "right")[seq % 2]
+    wear = max(0.0, second / 3600 - 6) * 0.05
+    is_pause = 4.0 < second / 3600 < 4.4
+    capture = second * 1_000_000_000
+    settled = capture + int(rng.gamma(9, 2.1) * 1e6)
+    common = {
+        "source_id": source, "seq": seq // 2, "t_mono_ns": capture, "settled_mono_ns": settled,
+        "counts": LedgerCounts(), "is_simulated": True, "part_id": f"P{100000 + seq // 2}",
+    }  # fmt: skip
+    if is_pause or rng.random() < 0.004:
+        reason = "SUPERSEDED" if rng.random() < 0.3 else "FRAME_CONSTANT"
+        status = Status.DROPPED if reason == "SUPERSEDED" else Status.FAILED
+        return Outcome(status=status, reason=reason, detection=None, **common), second
+    is_bad = rng.random() < 0.006 + wear
+    score = float(rng.normal(2.4, 0.5) if is_bad else rng.normal(0.35, 0.13))
+    found = detection_of(Frame(textured(0)), score, threshold=0.97, bundle_hash="83e6041253b18ee3")
+    return Outcome(status=Status.RESULT, reason="", detection=found, **common), second
+
+
+def report(demo: Path) -> None:
+    """The report of a simulated shift, with pictures of the demo's defects as its last rejects."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        journal = simulated_shift(folder)
+        shift = read_shift(journal)
+        bad = sorted((demo / "data" / "test").glob("[cs][ctu]*/*.png"))
+        for one, path in zip(reversed(shift.rejects[-12:]), itertools.cycle(bad), strict=False):
+            found = detection_of(Frame(textured(0)), one.score or 0.0, threshold=0.97)
+            outcome = Outcome(
+                status=Status.RESULT, reason="", detection=found, source_id=one.camera, seq=one.seq,
+                t_mono_ns=0, settled_mono_ns=1, counts=LedgerCounts(),
+            )  # fmt: skip
+            frame = replace(images.read(path), source_id=one.camera, seq=one.seq)
+            write_replay(folder / "rejects" / f"{one.camera}-{one.seq}.replay", frame, outcome)
+        page = folder / "report.html"
+        write_shift_report(page, shift, rejects=folder / "rejects")
+        with browser(1200, 1000) as driver:
+            driver.get(page.as_uri())
+            shoot(driver, "shift-report", width=1200)
+
+
 def main() -> None:
     """Make the pictures that are asked for, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="what edgead demo made")
-    parser.add_argument("--only", nargs="+", default=["one", "four", "stalled"])
+    parser.add_argument("--only", nargs="+", default=["one", "four", "stalled", "report"])
     arguments = parser.parse_args()
     pages(arguments.demo, set(arguments.only))
+    if "report" in arguments.only:
+        report(arguments.demo)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgead.errors import StorageError
 from edgead.evaluate.curves import Curve
 from edgead.evaluate.metrics import roc_curve
+from edgead.evaluate.page import card, html_page
 from edgead.evaluate.pictures import (
     Case,
     HeatScale,
@@ -23,7 +24,6 @@ from edgead.evaluate.pictures import (
     overlay_picture,
 )
 from edgead.evaluate.regions import PRO_LIMIT
-from edgead.evaluate.style import STYLE
 from edgead.evaluate.svg import curve_plot, histogram, score_range, strip
 from edgead.files import write_text
 
@@ -126,34 +126,16 @@ def _page(report: Report) -> str:
         _unknown(report),
         _facts(report),
     ]
-    title = escape(report.title)
-    # The policy makes "no external resource" a property of the file, not a promise.
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Inspection report: {title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#report">Skip to the figures</a>
-<header>
-<p class="kicker">Inspection report</p>
-<h1>{title}</h1>
-<p class="note">{facts["frames"]} test images, {good.size} good and {defects.size} with defects;
-{escape(str(facts["backend"]))}, {escape(str(facts["precision"]))}. {escape(report.note)}</p>
-</header>
-<main id="report">
-{"".join(sections)}
-</main>
-<footer>Made by edgead. A score above the threshold is a defect; a frame without a verdict is never
-good.</footer>
-</body>
-</html>
-"""
+    return html_page(
+        kicker="Inspection report",
+        title=report.title,
+        note=f"{facts['frames']} test images, {good.size} good and {defects.size} with defects; "
+        f"{facts['backend']}, {facts['precision']}. {report.note}",
+        sections=sections,
+        closing="Made by edgead. A score above the threshold is a defect; a frame without a verdict is "
+        "never good.",
+        skip="Skip to the figures",
+    )
 
 
 def _summary(report: Report, good: NDArray[Any], defects: NDArray[Any]) -> str:
@@ -161,46 +143,37 @@ def _summary(report: Report, good: NDArray[Any], defects: NDArray[Any]) -> str:
     threshold = found["threshold"]
     rejected, missed = int((good > threshold).sum()), int((defects <= threshold).sum())
     cards = [
-        _card(
+        card(
             "False rejects",
             f"{rejected} of {good.size}",
             _between(found["false_reject_rate"], found["false_reject_interval"]),
             "bad" if rejected else "fine",
         ),
-        _card(
+        card(
             "Missed defects",
             f"{missed} of {defects.size}",
             _between(found["missed_defect_rate"], found["missed_defect_interval"]),
             "bad" if missed else "fine",
         ),
-        _card("Image AUROC", _figure(found["image_auroc"]), "1 parts them perfectly"),
-        _card("F1", _figure(found["f1"]), _precision_recall(found)),
+        card("Image AUROC", _figure(found["image_auroc"]), "1 parts them perfectly"),
+        card("F1", _figure(found["f1"]), _precision_recall(found)),
     ]
     if found["pixel_auroc"] is not None:
         cards.append(
-            _card("Pixel AUROC", _figure(found["pixel_auroc"]), f"AP {_figure(found['pixel_ap'])}")
+            card("Pixel AUROC", _figure(found["pixel_auroc"]), f"AP {_figure(found['pixel_ap'])}")
         )
         cards.append(
-            _card("PRO", _figure(found["pro"]), f"to a false-positive rate of {PRO_LIMIT:g}")
+            card("PRO", _figure(found["pro"]), f"to a false-positive rate of {PRO_LIMIT:g}")
         )
     if found["spro"] is not None:
-        cards.append(_card("sPRO", _figure(found["spro"]), "to a false-positive rate of 0.05"))
+        cards.append(card("sPRO", _figure(found["spro"]), "to a false-positive rate of 0.05"))
     if found["unknown_rate"]:
         unknown = round(found["unknown_rate"] * found["frames"])
-        cards.append(
-            _card("No verdict", f"{unknown} of {found['frames']}", "never accepted", "bad")
-        )
+        cards.append(card("No verdict", f"{unknown} of {found['frames']}", "never accepted", "bad"))
     return (
         f'<section aria-label="Summary"><dl class="figures">{"".join(cards)}</dl>'
         f'<div class="promise"><p><strong>What the threshold promises.</strong> '
         f"{escape(report.promise)}</p></div></section>"
-    )
-
-
-def _card(name: str, value: str, note: str, state: str = "") -> str:
-    return (
-        f'<div class="{state}"><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'
-        f'<dd class="note">{escape(note)}</dd></div>'
     )
 
 

@@ -70,6 +70,7 @@ td.scores { padding-right: 0; } td.scores svg { margin-left: auto; }
 .cases img { width: 100%; height: auto; border-radius: 4px; display: block; background: var(--line); }
 .cases figcaption { margin-top: 6px; }
 .cases figcaption span { color: var(--muted); display: block; overflow-wrap: anywhere; }
+.thumbs { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px; margin: 12px 0 18px; }
 .ramp {
   display: inline-block; width: 120px; height: 11px; border-radius: 2px; margin: 0 6px; vertical-align: -1px;
   background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4);

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from edgead.evaluate.curves import Curve
 
-__all__ = ["curve_plot", "histogram", "score_range", "strip"]
+__all__ = [
+    "curve_plot",
+    "histogram",
+    "score_range",
+    "strip",
+    "svg_line",
+    "svg_text",
+    "svg_ticks",
+    "svg_title",
+]
 
 Floats = NDArray[np.float64]
 _BINS = 48
@@ -52,7 +61,7 @@ def histogram(good: Floats, defects: Floats, threshold: float) -> str:
 
     cut = x(threshold)
     parts = [
-        _title(width, height, "Histogram of image scores", _spoken(good, defects, threshold)),
+        svg_title(width, height, "Histogram of image scores", _spoken(good, defects, threshold)),
         f'<rect x="{cut:.1f}" y="{top}" width="{width - right - cut:.1f}" height="{room}" '
         'fill="var(--defect)" opacity="0.06"/>',
         *_bars(ups / most_up * (axis - top - 4), axis, (left, width - right), "good", up=True),
@@ -63,21 +72,21 @@ def histogram(good: Floats, defects: Floats, threshold: float) -> str:
             "defect",
             up=False,
         ),
-        _text(left - 8, top + 4, str(most_up), end=True, baseline="hanging"),
-        _text(left - 8, top + room - 4, str(most_down), end=True),
-        _text(left - 8, axis, "0", end=True, baseline="middle"),
-        _line(left, axis, width - right, axis, "ink"),
-        _line(cut, top - 6, cut, top + room + 4, "ink", dash=True),
+        svg_text(left - 8, top + 4, str(most_up), end=True, baseline="hanging"),
+        svg_text(left - 8, top + room - 4, str(most_down), end=True),
+        svg_text(left - 8, axis, "0", end=True, baseline="middle"),
+        svg_line(left, axis, width - right, axis, "ink"),
+        svg_line(cut, top - 6, cut, top + room + 4, "ink", dash=True),
     ]
     end = cut > width * 0.7
     name = f"threshold {threshold:.4g}"
-    parts.append(_text(cut + (-6 if end else 6), top - 14, name, end=end, strong=True))
-    for tick in _ticks(low, high):
-        parts.append(_text(x(tick), height - 28, f"{tick:g}", middle=True))
-        parts.append(_line(x(tick), top + room, x(tick), top + room + 5, "muted"))
+    parts.append(svg_text(cut + (-6 if end else 6), top - 14, name, end=end, strong=True))
+    for tick in svg_ticks(low, high):
+        parts.append(svg_text(x(tick), height - 28, f"{tick:g}", middle=True))
+        parts.append(svg_line(x(tick), top + room, x(tick), top + room + 5, "muted"))
     beyond = int((defects > high).sum())
     note = f"image score (last bar: {beyond} beyond the axis)" if beyond else "image score"
-    parts.append(_text((left + width - right) / 2, height - 8, note, middle=True))
+    parts.append(svg_text((left + width - right) / 2, height - 8, note, middle=True))
     return "".join(parts) + "</svg>"
 
 
@@ -105,13 +114,13 @@ def curve_plot(
     floor = _SIDE - _BOTTOM
     spoken = f"{name} curve with an area of {area:.4f} up to a false-positive rate of {limit:g}."
     parts = [
-        _title(_SIDE, _SIDE, f"{name} curve", spoken),
+        svg_title(_SIDE, _SIDE, f"{name} curve", spoken),
         *_grid(limit, y_label),
         f'<polygon points="{path} {drawn[-1][0]:.1f},{floor} {_LEFT},{floor}" '
         'fill="var(--good)" opacity="0.12"/>',
         f'<polyline points="{path}" fill="none" stroke="var(--good)" stroke-width="2.5" '
         'stroke-linejoin="round"/>',
-        _text(_SIDE - _RIGHT - 10, floor - 14, f"area {area:.4f}", end=True, strong=True),
+        svg_text(_SIDE - _RIGHT - 10, floor - 14, f"area {area:.4f}", end=True, strong=True),
     ]
     if point is not None:
         x, y = _place(point, limit)
@@ -121,7 +130,7 @@ def curve_plot(
         )
         end = point[0] > 0.6 * limit
         shift, drop = -12 if end else 12, -10 if point[1] < 0.2 else 16
-        parts.append(_text(x + shift, y + drop, "calibrated threshold", end=end, strong=True))
+        parts.append(svg_text(x + shift, y + drop, "calibrated threshold", end=end, strong=True))
     return "".join(parts) + "</svg>"
 
 
@@ -140,10 +149,10 @@ def strip(scores: Floats, threshold: float, bounds: tuple[float, float], *, is_d
         f'<line x1="{x(s):.1f}" x2="{x(s):.1f}" y1="4" y2="{height - 4}"/>' for s in np.sort(scores)
     )
     return (
-        _title(width, height, "Scores", spoken, css="strip")
-        + _line(4, height / 2, width - 4, height / 2, "line")
+        svg_title(width, height, "Scores", spoken, css="strip")
+        + svg_line(4, height / 2, width - 4, height / 2, "line")
         + f'<g stroke="var(--{colour})" stroke-width="2" opacity="0.55">{ticks}</g>'
-        + _line(x(threshold), 0, x(threshold), height, "ink", dash=True)
+        + svg_line(x(threshold), 0, x(threshold), height, "ink", dash=True)
         + "</svg>"
     )
 
@@ -186,12 +195,12 @@ def _grid(limit: float, y_label: str) -> list[str]:
     for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         x, y = _place((share * limit, share), limit)
         parts += [
-            _line(_LEFT, y, right, y, "line"),
-            _line(x, _TOP, x, floor, "line"),
-            _text(_LEFT - 8, y, f"{share:g}", end=True, baseline="middle"),
-            _text(x, floor + 16, f"{share * limit:.2g}", middle=True),
+            svg_line(_LEFT, y, right, y, "line"),
+            svg_line(x, _TOP, x, floor, "line"),
+            svg_text(_LEFT - 8, y, f"{share:g}", end=True, baseline="middle"),
+            svg_text(x, floor + 16, f"{share * limit:.2g}", middle=True),
         ]
-    parts.append(_text((_LEFT + right) / 2, _SIDE - 8, "false-positive rate", middle=True))
+    parts.append(svg_text((_LEFT + right) / 2, _SIDE - 8, "false-positive rate", middle=True))
     parts.append(
         f'<text transform="translate(14 {(_TOP + floor) / 2:.0f}) rotate(-90)" '
         f'text-anchor="middle">{escape(y_label)}</text>'
@@ -213,7 +222,7 @@ def _thinned(curve: Curve, limit: float, most: int = 400) -> Sequence[tuple[floa
     return list(zip(fpr.tolist(), tpr.tolist(), strict=True))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def svg_ticks(low: float, high: float) -> list[float]:
     """Five to ten round numbers inside the range."""
     raw = (high - low) / 6
     magnitude = 10.0 ** math.floor(math.log10(raw))
@@ -230,14 +239,16 @@ def _spoken(good: Floats, defects: Floats, threshold: float) -> str:
     )
 
 
-def _title(width: int, height: int, name: str, spoken: str, css: str = "plot") -> str:
+def svg_title(width: int, height: int, name: str, spoken: str, css: str = "plot") -> str:
+    """The opening tag of a drawing, with what a screen reader says."""
     return (
         f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(name)}: {escape(spoken)}">'
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
+def svg_line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool = False) -> str:
+    """A line in one of the page's colours."""
     style = ' stroke-dasharray="5 4" stroke-width="1.5"' if dash else ""
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
@@ -245,7 +256,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, *, dash: bool
     )
 
 
-def _text(
+def svg_text(
     x: float,
     y: float,
     words: str,
@@ -255,6 +266,7 @@ def _text(
     strong: bool = False,
     baseline: str = "auto",
 ) -> str:
+    """A label, escaped; it begins at ``x``, or ends there, or has its middle there."""
     anchor = "end" if end else "middle" if middle else "start"
     css = ' class="strong"' if strong else ""
     return (

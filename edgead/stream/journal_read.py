@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from edgead import files
-from edgead.errors import StorageError
+from edgead.errors import ConfigError, StorageError
 from edgead.stream.journal_schema import COLUMNS, chain_of
 
-__all__ = ["export_journal", "journal_files", "verify_journal"]
+__all__ = ["export_journal", "journal_files", "journal_rows", "journal_runs", "verify_journal"]
 
 
 def journal_files(path: str | Path) -> list[Path]:
@@ -114,6 +115,46 @@ def export_journal(
                     rows += 1
         text.detach()
     return {"rows": rows, "out": str(out)}
+
+
+def journal_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a journal and its rotated files, oldest first, these of `COLUMNS` only.
+
+    Raises:
+        StorageError: JOURNAL_MISSING, or JOURNAL when it cannot be read.
+    """
+    unknown = set(columns) - set(COLUMNS)
+    if unknown:
+        raise ConfigError("JOURNAL_COLUMNS", f"a journal has no {', '.join(sorted(unknown))}.")
+    for file in journal_files(path):
+        with _reading(file) as database, _typed(file):
+            yield from database.execute(f"SELECT {', '.join(columns)} FROM outcomes ORDER BY id")
+
+
+def journal_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The runs: ``run_id``, ``started_wall``, ``info``, ``counts`` (None: it never ended).
+
+    Raises:
+        StorageError: As `journal_rows`.
+    """
+    runs: dict[str, dict[str, Any]] = {}
+    for file in journal_files(path):
+        with _reading(file) as database, _typed(file):
+            for run_id, started, info, counts in database.execute("SELECT * FROM runs"):
+                known = runs.setdefault(run_id, {"run_id": run_id, "started_wall": started})
+                known["info"] = json.loads(info)
+                known["counts"] = json.loads(counts) if counts else known.get("counts")
+    return list(runs.values())
+
+
+@contextlib.contextmanager
+def _typed(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(
+            "JOURNAL", f"cannot read the journal {file}: {error}.", "Give an edgead journal."
+        ) from error
 
 
 class _reading:
