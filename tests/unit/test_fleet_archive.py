@@ -445,3 +445,67 @@ def test_unreachable_and_lost_clusters(
         "[RAY_FAILED] the Ray cluster failed after 1 of 2 chunks: The node died. "
         "Their rows are kept; repeat the command to go on."
     )
+
+
+def test_rays_actors_give_the_same_rows(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very actor, driven by a stand-in that repeats a task, as Ray does when a node is lost."""
+    from edgead.integrations.fleet import on_ray
+
+    options: dict[str, Any] = {}
+
+    class Ray:
+        exceptions = type("exceptions", (), {"RayError": RuntimeError})
+
+        def is_initialized(self) -> bool:
+            return True
+
+        def cluster_resources(self) -> dict[str, float]:
+            return {"CPU": 8.0, "GPU": 2.0}
+
+    class Data:
+        class DataContext:
+            @staticmethod
+            def get_current() -> Any:
+                return type("Context", (), {})()
+
+        def from_arrow(self, blocks: list[Any]) -> Data:
+            self.blocks = blocks
+            return self
+
+        def ActorPoolStrategy(self, **asked: Any) -> dict[str, Any]:
+            return asked
+
+        def map_batches(self, actor: Any, **asked: Any) -> Data:
+            options.update(asked)
+            self.actor = actor(*asked["fn_constructor_args"])
+            return self
+
+        def iter_batches(self, **_: Any) -> Any:
+            for block in [*self.blocks[::-1], self.blocks[0]]:
+                yield self.actor(block)
+            self.actor._pool.close()
+
+    monkeypatch.setattr(on_ray, "ray", Ray)
+    monkeypatch.setattr(on_ray, "ray_data", Data)
+    folder = write_images(tmp_path / "archive", 40, {11: DIE})
+    score_archive(bundle, folder, tmp_path / "a.parquet", workers=1, judge=FRAIL)
+    result = score_archive(
+        bundle, folder, tmp_path / "b.parquet", ray="auto", gpus=0.5, judge=FRAIL
+    )
+    assert told(tmp_path / "a.parquet") == told(tmp_path / "b.parquet")
+    assert (result["judged"], result["codes"]) == (40, {"WORKER_LOST": 1})
+    assert (options["num_cpus"], options["num_gpus"]) == (1, 0.5)
+    assert options["compute"] == {"size": 3, "max_tasks_in_flight_per_actor": 2}
+
+
+def test_errors_of_ours_come_through_ray_as_themselves() -> None:
+    from edgead.integrations.fleet.on_ray import _typed
+
+    class RayTaskError(Exception):
+        cause = StateError("GOLDEN", "scored otherwise.", "Not started.")
+
+    assert str(_typed(RayTaskError("ray::MapBatches"), 0, 3)) == (
+        "[GOLDEN] scored otherwise. Not started."
+    )

@@ -133,8 +133,11 @@ class TritonBackend:
         self._triton, self._model, self._output = triton, model, output
         self.precision = precision
         first = -1 if max_batch else 1
-        self.inputs = {"image": TensorSpec("image", (first, *size, 3), "uint8")}
-        self.outputs = {output: TensorSpec(output, (first, -1, -1), "float32")}
+        image = TensorSpec("image", (first, *size, 3), "uint8")
+        self.inputs: Mapping[str, TensorSpec] = {"image": image}
+        self.outputs: Mapping[str, TensorSpec] = {
+            output: TensorSpec(output, (first, -1, -1), "float32")
+        }
 
     def open_request(self) -> TritonRequest:
         """A request; Triton holds its buffers."""
