@@ -30,6 +30,8 @@ __all__ = ["Publisher", "open_outputs"]
 _log = logging.getLogger("edgead.integrations")
 #: Seconds between two changes of the heartbeat.
 BEAT_S = 0.2
+#: Seconds that closing gives to what still waits.
+DRAIN_S = 2.0
 #: Scheme -> module of this package with `output_from_address`, name of its variables.
 _SCHEMES = {
     "mqtt": ("mqtt", "MQTT"),
@@ -113,11 +115,11 @@ class Publisher:
         """How each output does, in the order given."""
         return tuple(outlet.health for outlet in self._outlets)
 
-    def close(self, drain_s: float = 2.0) -> None:
-        """Deliver what waits within ``drain_s``, tell the line to reject, stop; safe twice."""
+    def close(self, drain_s: float | None = None) -> None:
+        """Deliver what waits within ``drain_s``, by default 2, tell the line to reject; safe twice."""
         self._closing.set()
         self._heart.join(1.0)
-        self._close_outlets(drain_s)
+        self._close_outlets(DRAIN_S if drain_s is None else drain_s)
 
     def __enter__(self) -> Publisher:
         return self
