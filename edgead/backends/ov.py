@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ __all__ = ["OpenVinoBackend"]
 #: OpenVINO computes in bf16 where the CPU can, unless told otherwise: also FP16 graphs (one's map was
 #: seen to move by 0.4 score_scale). What is not quantised in an INT8 graph is left to bf16: it is what
 #: the speed is wanted for, and the graph's certificate was made on just that.
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVinoBackend:
@@ -66,14 +66,7 @@ class OpenVinoBackend:
             config["CACHE_DIR"] = cache_dir
         try:
             core = self._ov.Core()
-            hint = _HINTS[precision]
-            able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            if hint == "f16" and "FP16" not in able:
-                hint = "f32"  # asked for f16 it would take bf16, with fewer bits than the graph has
-            if precision == "int8" and "BF16" not in able:
-                hint = "f32"
-            self.float_parts = hint
-            config["INFERENCE_PRECISION_HINT"] = hint
+            hints = _hints(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
             graph = core.read_model(model, b"")
             if len(graph.inputs) != 1:
                 raise BackendError(
@@ -82,7 +75,8 @@ class OpenVinoBackend:
             name = graph.inputs[0].get_any_name()
             shape = [batch, *list(graph.inputs[0].get_partial_shape())[1:]]
             graph.reshape({name: self._ov.PartialShape(shape)})
-            self._compiled: Any = core.compile_model(graph, "CPU", config)
+            self._compiled: Any
+            self._compiled, self.float_parts = _compile(core, graph, config, hints)
         except BackendError:
             raise
         except RuntimeError as error:
@@ -110,6 +104,28 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the compiled model."""
         self._compiled = None
+
+
+def _hints(precision: str, able: Collection[str]) -> list[str]:
+    """What to ask the CPU to compute floating point in, best first."""
+    if precision == "fp16" and "FP16" not in able:
+        return ["f32"]  # asked for f16 it would take bf16, with fewer bits than the graph has
+    if precision == "int8":
+        return ["bf16", "f32"] if "BF16" in able else ["f32"]
+    return [_HINTS[precision]]
+
+
+def _compile(core: Any, graph: Any, config: dict[str, Any], hints: list[str]) -> tuple[Any, str]:
+    """The compiled model, and the hint that it was compiled with."""
+    hint, *others = hints
+    try:
+        model = core.compile_model(graph, "CPU", {**config, "INFERENCE_PRECISION_HINT": hint})
+    except RuntimeError:
+        if not others:
+            raise
+        # 2026.4 fails on some mixtures of INT8 and bf16 layers: "object is not initialized".
+        return _compile(core, graph, config, others)
+    return model, hint
 
 
 class OpenVinoRequest:

@@ -3,6 +3,8 @@
 * A convolution of a concatenation becomes a sum of convolutions of its parts: each part has a scale of
   its own. (OpenVINO 2026.4 moves a quantisation behind a concatenation into its parts, and there
   computes Resize without rounding: half a level is lost on average.)
+* Pixels are whole numbers: less 128 instead of the data set's mean they fit int8 as they are, with a step
+  of 1. Rounding after a mean of 123.7 costs half a grey level, more than most layers do.
 * ReLU6 before a 1x1 convolution is centred: Clip(x, 0, 6) = Clip(x - 3, -3, 3) + 3, and both 3s go into
   biases. A symmetric int8 spends half its levels on negative values; now there are some.
 """
@@ -37,7 +39,7 @@ def split(model: onnx.ModelProto) -> onnx.ModelProto:
 def centred(
     model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]
 ) -> tuple[onnx.ModelProto, dict[str, tuple[float, float]]]:
-    """The graph with clips from 0 centred where that makes steps finer, and its ranges.
+    """The graph with pixels and clips from 0 centred where that makes steps finer, and its ranges.
 
     Args:
         model: The graph.
@@ -45,7 +47,7 @@ def centred(
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    moved = _centre(result, ranges)
+    moved = _whole_pixels(result) | _centre(result, ranges)
     onnx.checker.check_model(result)
     return result, {**ranges, **moved}
 
@@ -85,6 +87,58 @@ def _split(model: onnx.ModelProto) -> None:
         outputs = [f"{node.output[0]}_part{index}" for index in range(1, len(cuts) + 1)]
         nodes.append(helper.make_node("Sum", outputs, node.output, name=f"{node.name}_sum"))
     _replace(graph, nodes)
+
+
+def _whole_pixels(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Sub(pixels, mean) before a convolution gives whole numbers from -128 to 127."""
+    moved: dict[str, tuple[float, float]] = {}
+    graph = model.graph
+    items = {item.name: item for item in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes = list(graph.node)
+    for node in graph.node:
+        sub = makers.get(node.input[0]) if node.input else None
+        if (
+            sub is None or sub.op_type != "Sub" or node.op_type != "Conv" or len(node.input) < 3
+            or not {*node.input[1:], sub.input[1]} <= items.keys() or not _is_image(sub, makers)
+        ):  # fmt: skip
+            continue
+        mean = numpy_helper.to_array(items[sub.input[1]]).reshape(1, -1, 1, 1)
+        if np.isin(mean, (127.0, 128.0)).all():
+            moved[sub.output[0]] = (-127.0, 127.0)  # one of 256 values is clipped by one
+            continue
+        # Zeros are padded where the mean is 0, so padding comes first.
+        pads = _attribute(node, "pads", [0, 0, 0, 0])
+        whole, padded, offset = (f"{sub.output[0]}_{n}" for n in ("whole", "padded", "offset"))
+        sizes = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], dtype=np.int64)
+        graph.initializer.append(numpy_helper.from_array(sizes, f"{padded}_sizes"))
+        _add(graph, offset, (mean - 128).astype(np.float32))
+        at = nodes.index(node)
+        nodes[at:at] = [
+            helper.make_node("Pad", [sub.output[0], f"{padded}_sizes"], [padded], name=padded),
+            helper.make_node("Add", [padded, offset], [whole], name=whole),
+        ]
+        weight = numpy_helper.to_array(items[node.input[1]]).sum(axis=(2, 3), dtype=np.float64)
+        _shift(items[node.input[2]], -weight @ (mean - 128).reshape(-1))
+        node.input[0] = whole
+        for attribute in [a for a in node.attribute if a.name == "pads"]:
+            node.attribute.remove(attribute)
+        moved[whole] = (-127.0, 127.0)
+    if len(nodes) > len(graph.node):
+        _replace(graph, nodes)
+    return moved
+
+
+def _is_image(node: onnx.NodeProto | None, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a tensor holds pixel values: the image, cast and rearranged."""
+    while node is not None:
+        source = node.input[0]
+        if source == "image":
+            return True
+        node = makers.get(source)
+        if node is not None and node.op_type not in ("Cast", "Transpose", "Gather"):
+            return False
+    return False
 
 
 def _centre(

@@ -221,3 +221,39 @@ def test_layers_in_floating_point_keep_weights_of_eight_bits(form):
     without = outputs(rounded.model)
     room = TOLERANCES["int8_map"].atol * np.ptp(without)
     np.testing.assert_allclose(outputs(made), without, rtol=0, atol=room)
+
+
+def photographed(mean: list[float]) -> onnx.ModelProto:
+    """Pixels less a mean into a padded, strided convolution."""
+    layers = [
+        helper.make_node("Sub", ["chw", "mean"], ["sub"], name="input/Sub"),
+        conv("sub", "a", "anomaly_map", pads=[1, 0, 2, 1], strides=[2, 2]),
+    ]
+    weights = {
+        "a.w": draw(1, 4, 3, 3, 3) / 64,
+        "a.b": draw(2, 4),
+        "mean": np.reshape(mean, (1, 3, 1, 1)),
+    }
+    return net(layers, weights)
+
+
+def test_pixels_become_whole_numbers():
+    before = photographed([123.675, 116.28, 103.53])
+    model, spans = centred(before, {"sub": (-123.675, 151.47)})
+    assert spans["sub_whole"] == (-127.0, 127.0)
+    inside = outputs(model, "sub_whole")[:, :, 1:-2, :-1]
+    np.testing.assert_allclose(
+        inside, np.round(inside), rtol=0, atol=TOLERANCES["same_function"].atol
+    )
+    assert inside.min() >= -128
+    assert inside.max() <= 127
+    np.testing.assert_allclose(
+        outputs(model), outputs(before), rtol=0, atol=TOLERANCES["same_function"].atol
+    )
+
+
+def test_pixels_less_127_are_whole_already():
+    before = photographed([127.0, 127.0, 127.0])
+    model, spans = centred(before, {"sub": (-127.0, 100.0)})
+    assert spans == {"sub": (-127.0, 127.0)}
+    assert model.SerializeToString() == before.SerializeToString()
