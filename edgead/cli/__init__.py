@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from edgead.cli import fleet, judge, learn, look, precise, prove, report, serve, view
+from edgead.cli import config, fleet, judge, learn, look, precise, prove, report, serve, view
 from edgead.cli.common import say
 from edgead.errors import EdgeadError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (learn, view, judge, look, precise, prove, fleet, serve, report):
+for group in (learn, view, judge, look, precise, prove, fleet, serve, report, config):
     group.register(app)
 
 

@@ -24,6 +24,7 @@ from edgead.cli.common import (
     say,
     table,
 )
+from edgead.cli.config import ConfigOption, settings_of
 
 __all__ = ["register"]
 
@@ -88,6 +89,7 @@ def run(
     fresh_s: FreshOption = 1.0,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    config: ConfigOption = None,
 ) -> None:
     """Camera loop: one JSON line an outcome on stdout.
 
@@ -100,7 +102,7 @@ def run(
         open_outputs(out or (), fresh_s=fresh_s) as publisher,
         Detector(bundle, backend=backend, precision=precision) as detector,
     ):
-        say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}")
+        say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")
         with detector.stream(
             source,
             policy=policy,

@@ -17,6 +17,7 @@ from edgead.cli.common import (
     RejectsOption,
     say,
 )
+from edgead.cli.config import ConfigOption, settings_of
 from edgead.errors import SourceError
 
 __all__ = ["register"]
@@ -60,6 +61,7 @@ def serve(
     ] = False,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    config: ConfigOption = None,
 ) -> None:
     """Camera loop with a live page, REST, Prometheus metrics and health.
 
@@ -78,7 +80,7 @@ def serve(
     with Detector(
         bundle, backend=backend, precision=precision, recheck_minutes=_RECHECK_MINUTES
     ) as detector:
-        say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}")
+        say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")
         with start(
             detector,
             open_cameras(source, fps=fps, repeat=repeat),
