@@ -234,6 +234,9 @@ def _camera_failures(parts: dict[str, Any]) -> list[str]:
     ):
         if parts[part][name]:
             failures.append(f"{part}: {parts[part][name]} {name}")
+    for name in ("stall_recovery_median_s", "disconnect_recovery_median_s"):
+        if not parts["outages"][name] < 1.0:
+            failures.append(f"outages: {name} is {parts['outages'][name]}, want less than 1")
     blocks = parts["lost_blocks"]
     failures += [
         f"lost_blocks: {count} at {bits} bit, want {blocks['deleted']}"

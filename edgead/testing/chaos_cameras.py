@@ -50,6 +50,10 @@ class _Camera:
             raise SourceError("SOURCE_REFUSED", "camera: connection refused.")
         return _CameraConnection(self)
 
+    def is_reachable(self) -> bool:
+        outage = self.outage()
+        return outage is None or not outage[2]
+
     def outage(self) -> tuple[int, int, bool] | None:
         while self._outages and self._outages[0][1] <= self.clock():
             self._outages.pop(0)
@@ -118,6 +122,7 @@ def _source(camera: _Camera) -> Reconnecting:
         clock=camera.clock,
         wait=lambda s: camera.clock.advance(max(s, 1e-3)),
         jitter=random.Random(1).random,
+        is_reachable=camera.is_reachable,
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 import pytest
 
 from edgead.errors import SourceError
 from edgead.stream.sources import EndOfSource
+from edgead.stream.sources.reach import look_of
 from edgead.stream.sources.reconnect import Reconnecting, ReconnectLimits
 from edgead.stream.watchdog import State
 from edgead.testing import FakeClock, textured
 from edgead.testing.chaos_cameras import freezes, lost_blocks, outages
 from edgead.types import Frame
+from edgead.urls import SourceUrl
 
 
 class Camera:
@@ -46,7 +51,7 @@ class Camera:
         self.closed += 1
 
 
-def source_of(camera: Camera) -> Reconnecting:
+def source_of(camera: Camera, is_reachable: Callable[[], bool] | None = None) -> Reconnecting:
     return Reconnecting(
         camera.connect,
         source_id="cam",
@@ -54,6 +59,7 @@ def source_of(camera: Camera) -> Reconnecting:
         wait=camera.clock.advance,
         jitter=lambda: 1.0,
         limits=ReconnectLimits(),
+        is_reachable=is_reachable,
     )
 
 
@@ -91,8 +97,66 @@ def test_back_off_doubles_to_its_bound_and_starts_over() -> None:
     while not isinstance(source.read(100), Frame):
         pass
     waits = [round(b - a, 2) for a, b in zip(camera.opened, camera.opened[1:], strict=False)]
-    assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0]
     assert (source.failed_opens, source.disconnects) == (10, 0)
+
+
+def test_a_camera_that_can_be_reached_again_is_tried_at_once() -> None:
+    refused = SourceError("SOURCE_REFUSED", "no")
+    clock = FakeClock(0)
+    camera = Camera(clock, *[[refused]] * 10, [0])
+    source = source_of(camera, lambda: not 0.5 < clock() / 1e9 < 40.0)
+    while not isinstance(source.read(0.1), Frame):
+        pass
+    # Attempts at 25.5 and then not before 51.1: it was seen at 40, and answered when it was ready.
+    assert [at for at in camera.opened if 12.7 < at < 40.0] == [pytest.approx(25.5, abs=0.2)]
+    assert camera.opened[-2] == pytest.approx(40.2, abs=0.5)
+    assert camera.opened[-1] - camera.opened[-2] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_camera_that_answers_and_sends_nothing_is_tried_ever_more_rarely() -> None:
+    clock = FakeClock(0)
+    camera = Camera(clock)
+    source = source_of(camera, lambda: True)
+    while clock() < 200e9:
+        source.read(0.1)
+    waits = [b - a - 10.0 for a, b in zip(camera.opened, camera.opened[1:], strict=False)]
+    assert waits == sorted(waits)
+    assert waits[-1] > 10
+
+
+def test_one_that_fails_after_every_frame_is_tried_ever_more_rarely() -> None:
+    sound = [0, 1.5, 1, 1.5, 2, 1.5, 3, 1.5, 4, EndOfSource()]
+    camera = Camera(FakeClock(0), *[[0, EndOfSource()]] * 6, sound, [0])
+    source = source_of(camera)
+    assert len(blocks(source, 200)) == 12
+    waits = [round(b - a, 1) for a, b in zip(camera.opened, camera.opened[1:], strict=False)]
+    assert waits == [
+        0.1,
+        0.2,
+        0.4,
+        0.8,
+        1.6,
+        3.2,
+        6.1,
+    ]  # six sound seconds: from the start
+
+
+def test_a_look_at_a_camera() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        look = look_of(str(SourceUrl(f"rtsp://admin:s3cret@127.0.0.1:{port}/ch1")))
+        assert look is not None
+        assert look()
+    assert not look()
+    there, away = look_of("/dev/null"), look_of("/dev/video987")
+    assert there is not None
+    assert there()
+    assert away is not None
+    assert not away()
+    hidden = str(SourceUrl("rtsp://admin:a/b@camera/x"))  # which part is the host?
+    for shown in ("videotestsrc ! appsink", "rtsp://camera:99999999/x", "0", "rtsp://[x", hidden):
+        assert look_of(shown) is None
 
 
 def test_an_ended_or_broken_connection_is_a_disconnect() -> None:
@@ -127,6 +191,7 @@ def test_an_outage_campaign() -> None:
     assert found["disconnects_seen"] == found["disconnects_recovered"] == 10
     assert found["stall_seen_after_max_s"] <= 2.25
     assert found["stall_recovery_median_s"] < 1
+    assert found["disconnect_recovery_median_s"] < 1
     assert (found["invented"], found["repeated_ids"], found["failed_opens"]) == (0, 0, 30)
 
 

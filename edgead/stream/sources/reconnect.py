@@ -1,6 +1,9 @@
 """A live source that comes back: stalls are seen, and it is opened again for ever.
 
 Nothing is made up in a gap: no black frame, no repeated one. The frames after it carry on the count.
+
+Attempts begin at once and become rarer. While they wait, a cheap look twice a second finds the camera
+that is back, so that one that was switched off for an hour does not wait for half a minute more.
 """
 
 from __future__ import annotations
@@ -47,12 +50,16 @@ class ReconnectLimits:
         stall_s: Longest wait for a further frame.
         first_wait_s: Wait after the first failure; doubled with each further one, with jitter.
         longest_wait_s: Bound of that.
+        settled_s: Frames must have come for so long before a further failure counts as a first one.
+        look_s: Time between two looks whether the camera can be reached.
     """
 
     open_s: float = 10.0
     stall_s: float = 2.0
-    first_wait_s: float = 0.25
+    first_wait_s: float = 0.1
     longest_wait_s: float = 30.0
+    settled_s: float = 5.0
+    look_s: float = 0.5
 
 
 class Reconnecting:
@@ -66,6 +73,7 @@ class Reconnecting:
         clock: Monotonic time, ns.
         wait: Waits so many seconds, or until the source is closed.
         jitter: Uniform random number in 0..1.
+        is_reachable: A cheap look whether an attempt could succeed, None where there is none.
 
     Attributes:
         state: INITIALISING, RUNNING or STALLED.
@@ -87,6 +95,7 @@ class Reconnecting:
         clock: Callable[[], int] = time.monotonic_ns,
         wait: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
+        is_reachable: Callable[[], bool] | None = None,
     ) -> None:
         self.source_id = source_id
         self.kind: SourceKind = kind
@@ -101,9 +110,13 @@ class Reconnecting:
         self._wait = wait or self._closed.wait
         self._jitter = jitter
         self._connection: Connection | None = None
+        self._is_reachable = is_reachable
         self._has_frame = False
         self._progress_ns = 0
+        self._first_frame_ns = 0
         self._next_try_ns = 0
+        self._next_look_ns = 0
+        self._is_away = False
         self._failures = 0
         self._last_frame_ns: int | None = None
         self._last_block = -1
@@ -144,7 +157,7 @@ class Reconnecting:
 
     def _open(self, timeout_s: float) -> bool:
         now = self._clock()
-        if now < self._next_try_ns:
+        if now < self._next_try_ns and not self._is_back(now):
             self._wait(min(timeout_s, (self._next_try_ns - now) / 1e9))
             return False
         self._has_frame = False
@@ -157,6 +170,17 @@ class Reconnecting:
             return False
         if self._closed.is_set():  # closed while it was being opened
             self._connection.close()
+        return True
+
+    def _is_back(self, now: int) -> bool:
+        """Whether a camera that could not be reached can be again; then the back-off starts over."""
+        if self._is_reachable is None or now < self._next_look_ns:
+            return False
+        self._next_look_ns = now + int(self._limits.look_s * 1e9)
+        was_away, self._is_away = self._is_away, not self._is_reachable()
+        if not was_away or self._is_away:
+            return False
+        self._failures = 0
         return True
 
     def _look_for_stall(self) -> None:
@@ -199,10 +223,13 @@ class Reconnecting:
         if self._last_frame_ns is not None:
             gap_s = (now - self._last_frame_ns) / 1e9
             self.longest_gap_s = max(self.longest_gap_s, gap_s)
-        if self._failures:
-            _log.info("source %s is back after %d attempts", self.source_id, self._failures)
+        if not self._has_frame:
+            self._first_frame_ns = now
+            if self._failures:
+                _log.info("source %s is back after %d attempts", self.source_id, self._failures)
+        if now - self._first_frame_ns >= self._limits.settled_s * 1e9:
+            self._failures = 0  # not before: one that keeps failing after a frame is no sound one
         self._has_frame = True
-        self._failures = 0
         self._progress_ns = self._last_frame_ns = now
         self.state = State.RUNNING
         if not isinstance(item, Frame) or item.block_id is None:

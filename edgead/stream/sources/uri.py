@@ -25,6 +25,7 @@ from edgead.errors import SourceError
 from edgead.stream.sources.base import Source
 from edgead.stream.sources.capture import CaptureConfig, ChildCapture
 from edgead.stream.sources.files import SUFFIXES, FileSource, image_files
+from edgead.stream.sources.reach import look_of
 from edgead.stream.sources.reconnect import Connection, Reconnecting
 from edgead.stream.sources.v4l2 import device_path, settings_of
 from edgead.stream.sources.video import VIDEO_SUFFIXES, VideoSource
@@ -123,7 +124,8 @@ def _captured(
 ) -> Reconnecting:
     """A camera that is read in a child process and opened again for ever."""
     config = CaptureConfig(target, api, settings=settings or {})
-    return Reconnecting(lambda: ChildCapture(config, url), source_id=name)
+    look = look_of(target if api == "V4L2" else str(url))
+    return Reconnecting(lambda: ChildCapture(config, url), source_id=name, is_reachable=look)
 
 
 def _machine_vision(scheme: str, rest: str) -> Reconnecting:
