@@ -23,7 +23,7 @@ from edgead.stream.replay import read_replay
 __all__ = ["figures_of", "write_shift_report"]
 
 _PARTS = 48  # bars over time
-_PICTURES, _LISTED = 12, 40
+_PICTURES, _LISTED = 12, 24
 #: Colours of the page, lowest bar first.
 _COLOURS = {"good": "good", "defect": "defect", "unknown": "warn", "dropped": "muted"}
 
@@ -117,7 +117,9 @@ def _summary(shift: Shift) -> str:
 def _axis(shift: Shift) -> Axis:
     start, end = float(shift.seconds.min()), float(shift.seconds.max())
     form = "%H:%M:%S" if end - start < 1200 else "%H:%M" if end - start < 86400 else "%d.%m. %H:%M"
-    return Axis(start, end, lambda at: f"{shift.time(at):{form}}")
+    offset = shift.time(start).utcoffset()
+    offset_s = 0.0 if offset is None else offset.total_seconds()
+    return Axis(start, end, lambda at: f"{shift.time(at):{form}}", offset_s=offset_s)
 
 
 def _part_of(shift: Shift, axis: Axis) -> NDArray[np.int64]:

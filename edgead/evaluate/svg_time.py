@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,14 @@ __all__ = ["Axis", "bars_over_time", "lines_over_time", "scores_over_time"]
 Floats = NDArray[np.float64]
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 62, 16, 16, 30
 _MOST_POINTS = 1500
+_MOST_TICKS = 8
+#: Distances between labels: seconds, minutes, hours, days.
+_STEPS_S = (
+    *(1, 2, 5, 10, 15, 30),
+    *(60, 120, 300, 600, 900, 1800),
+    *(3600, 7200, 10800, 21600, 43200),
+    *(86400, 172800, 604800, 2592000, 31536000),
+)
 
 
 class Axis:
@@ -23,10 +32,14 @@ class Axis:
         start: Its begin, seconds.
         end: Its end, seconds.
         label: A moment, seconds -> its text.
+        offset_s: Of the time zone, so that labels stand at its full hours.
     """
 
-    def __init__(self, start: float, end: float, label: Callable[[float], str]) -> None:
+    def __init__(
+        self, start: float, end: float, label: Callable[[float], str], *, offset_s: float = 0.0
+    ) -> None:
         self.start, self.end, self.label = start, max(end, start + 1e-3), label
+        self._offset_s = offset_s
 
     def x(self, seconds: float) -> float:
         """Where a moment lies in a drawing."""
@@ -37,17 +50,23 @@ class Axis:
         """Equal parts."""
         return np.linspace(self.start, self.end, count + 1)
 
+    def ticks(self) -> list[float]:
+        """Round moments inside the span; at least one."""
+        span = self.end - self.start
+        step = next((one for one in _STEPS_S if span / one <= _MOST_TICKS), _STEPS_S[-1])
+        first = math.ceil((self.start + self._offset_s) / step) * step - self._offset_s
+        found = [float(at) for at in np.arange(first, self.end, step)]
+        return found or [self.start]
+
     def drawn(self, height: int) -> str:
-        """The line with five moments."""
+        """The line with its moments."""
         floor = height - _BOTTOM
         parts = [svg_line(_LEFT, floor, _WIDTH - _RIGHT, floor, "muted")]
-        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-            moment = self.start + share * (self.end - self.start)
+        for moment in self.ticks():
             x = self.x(moment)
             parts.append(svg_line(x, floor, x, floor + 5, "muted"))
-            parts.append(
-                svg_text(x, height - 8, self.label(moment), middle=0 < share < 1, end=share == 1)
-            )
+            inside = min(max(x, _LEFT + 20), _WIDTH - _RIGHT - 24)
+            parts.append(svg_text(inside, height - 8, self.label(moment), middle=True))
         return "".join(parts)
 
 

@@ -180,3 +180,16 @@ def test_scores_above_the_threshold_are_all_drawn() -> None:
     )
     assert drawn.count('fill="var(--defect)"') == 7
     assert 1000 < drawn.count('fill="var(--good)"') < 2000
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "offset_s", "ticks"),
+    [
+        (0.0, 28_796.0, 0.0, [0, 3600, 7200, 10800, 14400, 18000, 21600, 25200]),
+        (100.0, 28_000.0, 1800.0, [1800, 5400, 9000, 12600, 16200, 19800, 23400, 27000]),
+        (0.5, 4.2, 0.0, [1, 2, 3, 4]),
+        (5.2, 5.3, 0.0, [5.2]),
+    ],
+)
+def test_moments_are_round(start: float, end: float, offset_s: float, ticks: list[float]) -> None:
+    assert Axis(start, end, str, offset_s=offset_s).ticks() == ticks
