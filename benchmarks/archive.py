@@ -60,7 +60,8 @@ class Watch:
         self.share, self.kills = 0.0, list(kill_after)
         self.killed: list[str] = []
         self.peaks: dict[str, dict[str, float]] = {}
-        self.cpu_s: dict[int, float] = {}  # of each worker process
+        #: Process -> (is it a worker, CPU seconds when first seen, and last): all that this one started.
+        self.cpu: dict[int, tuple[bool, float, float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -84,10 +85,22 @@ class Watch:
             peak = self.peaks.setdefault(half, {"this_mb": 0.0, "worker_mb": 0.0})
             peak["this_mb"] = max(peak["this_mb"], _rss_mb(os.getpid()))
             peak["worker_mb"] = max([peak["worker_mb"], *sizes])
-            self.cpu_s |= {pid: used for pid in workers if (used := _cpu_s(pid)) is not None}
+            self._note_cpu(set(workers))
             if self.kills and self.share > self.kills[0] and workers:
                 self.kills.pop(0)
                 self._kill(workers)
+
+    def _note_cpu(self, workers: set[int]) -> None:
+        is_first = not self.cpu  # Ray's own processes were there before the run
+        for pid in [os.getpid(), *_descendants(os.getpid())]:
+            used = _cpu_s(pid)
+            if used is not None:
+                begun = self.cpu[pid][1] if pid in self.cpu else (used if is_first else 0.0)
+                self.cpu[pid] = (pid in workers, begun, used)
+
+    def cpu_s(self, *, of_workers: bool) -> float:
+        """CPU seconds of the workers, or of everything else: this process and Ray's."""
+        return sum(end - begun for worker, begun, end in self.cpu.values() if worker is of_workers)
 
     def _kill(self, workers: list[int]) -> None:
         """First a worker process, the next time the Ray actor above one."""
@@ -111,6 +124,21 @@ def _workers() -> Iterator[int]:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(_parent(int(entry.name)), []).append(int(entry.name))
+            except OSError:
+                continue
+    found, waiting = [], [root]
+    while waiting:
+        waiting += (below := children.get(waiting.pop(), []))
+        found += below
+    return found
 
 
 def _cpu_s(pid: int) -> float | None:
@@ -151,7 +179,10 @@ def measure(score: Callable[..., dict[str, Any]], out: Path, watch: Watch) -> di
         "seconds": round(seconds, 2),
         "images_per_second": round(count / seconds, 2),
         "this_cpu_ms_per_image": round((time.process_time() - cpu) * 1e3 / count, 4),
-        "worker_cpu_ms_per_image": round(sum(watch.cpu_s.values()) * 1e3 / count, 4),
+        "cpu_ms_per_image": {
+            "workers": round(watch.cpu_s(of_workers=True) * 1e3 / count, 4),
+            "others": round(watch.cpu_s(of_workers=False) * 1e3 / count, 4),
+        },
         "stages_ms": {n: round(float(np.mean([one[n] for one in judged])), 4) for n in names},
         "stages_std_ms": round(float(np.std([sum(one.values()) for one in judged])), 4),
         "verdicts": result["verdicts"],
@@ -165,6 +196,10 @@ def measure(score: Callable[..., dict[str, Any]], out: Path, watch: Watch) -> di
 def overhead_ms(run: dict[str, Any], workers: int, frames: int) -> float:
     """Worker time an image that is not reading, decoding or judging."""
     return run["seconds"] * 1e3 * workers / frames - sum(run["stages_ms"].values())
+
+
+def _cpu_of(run: dict[str, Any]) -> float:
+    return float(sum(run["cpu_ms_per_image"].values()))
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -307,6 +342,11 @@ def main() -> None:
         "images": frames,
         "runs": runs,
         "faster_than_processes_1": {**faster, "ray_2_again": again},
+        # What the CPU time spent allows on two idle cores: a busy machine spoils the times above, not this.
+        "two_cores_allow": {
+            name: round(2 * _cpu_of(runs["processes_1"]) / _cpu_of(runs[name]), 3)
+            for name in ("processes_2", "ray_2", "ray_2_again")
+        },
         "overhead_ms_per_image": {
             name: round(overhead_ms(runs[name], workers, frames), 3)
             for name, workers in (

@@ -140,6 +140,7 @@ def test_what_is_not_whole_never_arrives(
     with pytest.raises(BundleError) as error:
         pull(stored["reference"], out)
     assert error.value.code == code
+    assert error.value.message.startswith(f"file://{shelf} sha256:{stored['digest'][:12]}…")
     assert out.read_bytes() == before
 
 

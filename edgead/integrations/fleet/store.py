@@ -126,7 +126,11 @@ def _check(data: bytes, signature: bytes | None, digest: str, url: str) -> None:
         files.write_bytes(path, data)
         if signature is not None:
             files.write_bytes(signature_path(path), signature)
-        found = read_bundle(path).hash
+        try:
+            found = read_bundle(path).hash
+        except BundleError as error:
+            told = error.message.replace(str(path), f"{SourceUrl(url)} sha256:{digest[:12]}…")
+            raise BundleError(error.code, told, error.hint) from error
     if found != digest:
         raise BundleError(
             "DIGEST",
