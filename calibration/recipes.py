@@ -32,12 +32,12 @@ RECIPES: dict[str, Recipe] = {
         int8=("scorer.2",),
         why="The last 1x1 convolution is the score itself: one channel, 0.1 % of the work.",
     ),
-    "dfda_ad": Recipe(
+    "dfda-ad": Recipe(
         int8=("attention",),
         fp16=("attention",),
         why="Sigmoid gates and unit-length normalisation scale every channel of the patches at once.",
     ),
-    "nf_bmr": Recipe(
+    "nf-bmr": Recipe(
         int8=("flow", "join"),
         fp16=("flow", "join"),
         why="Affine couplings multiply by exp of a log-scale: a step of it is a factor downstream.",

@@ -1,4 +1,4 @@
-"""Commands that make and change bundles: demo, train, commission, simulate."""
+"""Commands that make and change bundles: demo, train, import, commission, simulate."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(demo)
     app.command()(train)
+    app.command("import")(import_)
     app.command()(commission)
     app.command()(simulate)
 
@@ -44,7 +45,7 @@ def demo(
     minutes: Annotated[float, typer.Option(help="Bound on the training time.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole path offline on a CPU: train, evaluate, benchmark, report.
+    """The whole path offline on a CPU: train, quantise and certify, evaluate, benchmark, report.
 
     A real photograph (CC0, from scikit-image), simulated camera and defects; no download.
     """
@@ -67,6 +68,7 @@ def demo(
                 ("false rejects", found["false_reject_rate"]),
                 ("missed defects", found["missed_defect_rate"]),
                 ("frames a second, end to end", speed["end_to_end"]["fps"]),
+                ("precision, as certified", f"{speed['precision']} on {speed['backend']}"),
                 ("report", result["report"]),
             ],
         ),
@@ -153,6 +155,48 @@ def train(
         "parity": trained.parity.worst,
     }
     emit(result, as_json, lambda: table("trained", list(result.items())))
+
+
+def import_(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL.onnx", help="anomalib's export: anomaly_map out.")
+    ],
+    good: Annotated[
+        Path, typer.Option(help="Folder of good images that the model was not trained on.")
+    ],
+    out: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("part.edgead"),
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the engine input, where the graph leaves it open.")
+    ] = None,
+    false_reject: RejectOption = 0.01,
+    confidence: Annotated[float, typer.Option(help="How surely.")] = 0.95,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Another program's anomaly model -> bundle: threshold and golden images are made here.
+
+    Example: edgead import padim.onnx --good line3/good --out part.edgead
+    """
+    from edgead.deploy.imported import import_model
+
+    imported = import_model(
+        model,
+        good,
+        out,
+        image_size=image_size,
+        false_reject_rate=false_reject,
+        confidence=confidence,
+        seed=seed,
+    )
+    say(imported.promise.message)
+    result = {
+        "bundle": str(out),
+        "threshold": imported.promise.threshold,
+        "bound": imported.promise.bound,
+        "bundle_hash": imported.bundle.hash,
+        "parity": imported.parity,
+    }
+    emit(result, as_json, lambda: table("imported", list(result.items())))
 
 
 def commission(

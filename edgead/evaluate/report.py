@@ -23,6 +23,7 @@ from edgead.evaluate.pictures import (
     heat_scale,
     overlay_picture,
 )
+from edgead.evaluate.precisions import precision_section
 from edgead.evaluate.regions import PRO_LIMIT
 from edgead.evaluate.svg import curve_plot, histogram, score_range, strip
 from edgead.files import write_text
@@ -48,6 +49,7 @@ class Report:
         unknown: Image and reason of each frame without a verdict.
         note: Said under the title, e.g. that the defects are simulated.
         facts: More to say at the end: bundle hash, device, date and so on.
+        certificates: The bundle's, as `edgead.choice.certificates` gives them.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Report:
     unknown: Sequence[tuple[str, str]] = ()
     note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    certificates: Sequence[Mapping[str, Any]] = ()
 
 
 def nearest_cases(
@@ -124,6 +127,7 @@ def _page(report: Report) -> str:
         ),
         _gallery("Missed defects", "defect", "missed", report.missed, facts, defects, scale),
         _unknown(report),
+        precision_section(report.certificates),
         _facts(report),
     ]
     return html_page(

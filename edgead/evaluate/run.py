@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgead import images
 from edgead.bundle import Bundle
+from edgead.choice import certificates
 from edgead.detector import Detector
 from edgead.errors import EdgeadError
 from edgead.evaluate import data
@@ -149,6 +150,7 @@ def report_of(found: Evaluation, bundle: Bundle, *, note: str = "") -> Report:
         pro=pro_curve([m for m, _ in pairs], [mask for _, mask in pairs]) if pairs else None,
         unknown=[(str(found.samples[i].path), why) for i, why in sorted(found.reasons.items())],
         note=note,
+        certificates=certificates(bundle),
         facts=facts,
     )
 

@@ -79,16 +79,35 @@ def test_the_whole_path(tmp_path, monkeypatch):
     )
     said, told = [], []
     found = demo.run_demo(tmp_path / "out", minutes=0.05, report=told.append, say=said.append)
-    assert set(found) == {"photograph", "bundle", "evaluate", "benchmark", "report"}
+    assert set(found) == {"photograph", "bundle", "quantize", "evaluate", "benchmark", "report"}
     assert "CC0" in found["photograph"]
     assert (found["evaluate"]["frames"], found["evaluate"]["unknown_rate"]) == (12, 0.0)
     assert 0 <= found["evaluate"]["image_auroc"] <= 1
     assert found["benchmark"]["end_to_end"]["fps"] > 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "simulated" in page
-    assert told[-1].done == 1.0
     assert "simulated" in said[0]
     assert "held-out good images" in said[1]
+    certified = found["quantize"]["certificates"]
+    assert {one["precision"] for one in certified} >= {"fp16"}
+    assert {one["defects"] for one in certified} == {"labelled"}
+    for one in certified:  # each is told and shown, whether it holds or not
+        name = f"{one['precision']} on {one['backend']}"
+        assert any(line.startswith(name) for line in said)
+        assert name in page
+    assert any(moment.stage.startswith("certify") for moment in told)
+
+
+def test_a_precision_that_fails_says_why():
+    figures = {"flips": 0, "frames": 60, "speedup": 2.94, "size_ratio": 0.287}
+    one = {"precision": "int8", "backend": "openvino", "figures": figures, "passed": True}
+    assert demo._verdict(one) == (
+        "int8 on openvino: 0 of 60 verdicts flip, 2.9x FP32's speed, 29 % of its size."
+    )
+    failed = {**one, "passed": False, "reasons": ["2 verdicts flip (limit 0)", "another"]}
+    assert demo._verdict(failed) == (
+        "int8 on openvino does not hold: 2 verdicts flip (limit 0); another."
+    )
 
 
 def test_without_scikit_image(monkeypatch):

@@ -39,7 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def test_every_precision_of_a_method_becomes_an_engine(name, tmp_path):
     model = exported(name)
     typed = onnx.load_from_string(model)
-    recipe = recipe_for(name.replace("-", "_"))
+    recipe = recipe_for(name)
     names = [node.name for node in typed.graph.node]
     quantised = [n for n in quantisable(typed) if n not in kept_nodes(names, recipe.int8)]
     assert quantised, "nothing to quantise: the INT8 build would show nothing"

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
 from edgead.calibration.calibrators import Calibrator, Histogram, clip_ranges
-from edgead.calibration.recipes import kept_nodes, recipe_for
+from edgead.calibration.recipes import RECIPES, kept_nodes, recipe_for
 from edgead.errors import CalibrationError, ConfigError
+from edgead.models.registry import METHODS
 
 
 def filled(*batches):
@@ -99,3 +100,7 @@ def test_prefixes_keep_whole_modules_only():
     names = ["scorer.2/Conv", "scorer.20/Conv", "scorer.2.a/Mul", "scorer/Neg"]
     assert kept_nodes(names, ("scorer.2",)) == {"scorer.2/Conv", "scorer.2.a/Mul"}
     assert recipe_for("unheard-of").int8 == ()
+
+
+def test_every_method_has_a_recipe_under_its_own_name():
+    assert set(RECIPES) == set(METHODS)

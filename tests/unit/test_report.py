@@ -322,3 +322,44 @@ def test_truth_is_outlined_on_the_camera_image():
     grey = Case("g", "good", 1.0, np.zeros((300, 900), np.uint8))
     assert camera_picture(grey).shape == (147, 440, 3)
     assert overlay_picture(grey, heat_scale([grey], 1.0)).shape == (147, 440, 3)
+
+
+def certificate(**changes):
+    figures = {
+        "frames": 60, "flips": 0, "score_change_max": 0.1234, "rank_correlation": 0.99412,
+        "auroc_loss": 0.0, "pixel_auroc_loss": None, "speedup": 2.94, "size_ratio": 0.287,
+    }  # fmt: skip
+    one = {
+        "precision": "int8", "backend": "openvino", "device": "cpu", "machine": "A CPU",
+        "arithmetic": "native", "defects": "simulated", "passed": True, "reasons": [],
+        "figures": figures,
+    }  # fmt: skip
+    return {**one, **changes}
+
+
+def test_certificates_are_drawn(tmp_path):
+    refused = {"speedup": 0.0, "size_ratio": 0.5}
+    shown = page(
+        tmp_path,
+        certificates=[
+            certificate(),
+            certificate(precision="fp16", arithmetic="emulated"),
+            certificate(
+                precision="bf16", passed=False, reasons=["1 <verdict> flips"], figures=refused
+            ),
+        ],
+    )
+    rows = re.findall(r'<tr><th scope="row">(\w+ on openvino)</th>(.*?)</tr>', shown)
+    cells = {name: re.findall("<td>(.*?)</td>", row) for name, row in rows}
+    assert cells == {
+        "int8 on openvino": ["A CPU", "yes", "0 of 60", "0.123", "0.9941", "0.0000", "–", "2.94x", "29 %"],
+        "fp16 on openvino": [
+            "A CPU, emulated", "yes", "0 of 60", "0.123", "0.9941", "0.0000", "–", "2.94x", "29 %",
+        ],
+        "bf16 on openvino": ["A CPU", "no", "–", "–", "–", "–", "–", "–", "50 %"],
+    }  # fmt: skip
+    assert "1 &lt;verdict&gt; flips" in shown
+
+
+def test_a_bundle_without_certificates_has_no_such_section(tmp_path):
+    assert 'id="precisions"' not in page(tmp_path)
