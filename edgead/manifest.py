@@ -15,6 +15,7 @@ from edgead.frame import PixelFormat
 
 __all__ = [
     "IGNORE_MASK",
+    "NOT_COMMISSIONED",
     "SCHEMA",
     "FrameSpec",
     "Golden",
@@ -138,6 +139,21 @@ class InputRanges(_Strict, frozen=True, kw_only=True):
     mean: Range
     std: Range
     sharpness: Range
+
+
+#: Of a model that `edgead.evaluate.commission` has not seen yet.
+NOT_COMMISSIONED = Thresholds(
+    threshold=0.0,
+    pixel_threshold=0.0,
+    score_scale=1.0,
+    false_reject_rate=1.0,
+    bound=1.0,
+    confidence=0.0,
+    images=0,
+    needed=0,
+    how="held_out",
+    good_scores=[0.0],
+)
 
 
 class Training(_Strict, frozen=True, kw_only=True):

@@ -26,9 +26,9 @@ from edgead.frame import Frame
 from edgead.heads import Head
 from edgead.manifest import (
     IGNORE_MASK,
+    NOT_COMMISSIONED,
     InputSpec,
     Manifest,
-    Thresholds,
     Training,
 )
 from edgead.models.base import ExportSpec, Method
@@ -231,18 +231,6 @@ def _draft(fitted: _Fitted, look: Look, paths: Sequence[Path], seed: int, second
         members[HEAD] = save_tensors(dict(spec.head_tensors))
     if look.mask is not None:
         members[IGNORE_MASK] = look.mask
-    none_yet = Thresholds(
-        threshold=0.0,
-        pixel_threshold=0.0,
-        score_scale=1.0,
-        false_reject_rate=1.0,
-        bound=1.0,
-        confidence=0.0,
-        images=0,
-        needed=0,
-        how="held_out",
-        good_scores=[0.0],
-    )
     manifest = Manifest(
         edgead=__version__,
         method=method.name,
@@ -252,7 +240,7 @@ def _draft(fitted: _Fitted, look: Look, paths: Sequence[Path], seed: int, second
         view=look.view,
         input=InputSpec(size=method.image_size, mean=list(spec.mean), std=list(spec.std)),
         head=spec.head,
-        thresholds=none_yet,
+        thresholds=NOT_COMMISSIONED,
         training=Training(
             set_hash=data.set_hash(paths),
             images=len(paths),
