@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgead.appearance import LOOKS, decode_looks
 from edgead.backends import open_backend
 from edgead.bundle import Bundle, read_bundle
 from edgead.choice import choose
@@ -22,6 +23,7 @@ from edgead.view import check_commissioned
 
 if TYPE_CHECKING:
     from edgead.stream import Stream
+    from edgead.stream.drift_reference import DriftReference
     from edgead.stream.triggered import Triggered
 
 __all__ = ["Detector"]
@@ -73,6 +75,8 @@ class Detector:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         manifest = self.bundle.manifest
         check_commissioned(manifest)
+        if LOOKS in self.bundle.members:
+            decode_looks(self.bundle.members[LOOKS])
         self.choice = choose(self.bundle, backend, precision)
         self._backend = open_backend(
             self.choice.backend,
@@ -148,6 +152,16 @@ class Detector:
 
         self._check_state()
         return Triggered(self, deadline_ms=deadline_ms, **options)
+
+    def drift_reference(self, bundle_hash: str) -> DriftReference | None:
+        """What the bundle in use was commissioned on, for `edgead.stream.drift`; streams ask it.
+
+        Args:
+            bundle_hash: Of the detection to compare; another bundle than the one in use gives None.
+        """
+        from edgead.stream.drift_reference import DriftReference
+
+        return DriftReference.of(self.bundle) if bundle_hash == self.bundle.hash else None
 
     @property
     def unverified(self) -> str:
@@ -229,6 +243,7 @@ class Detector:
             backend=self.choice.backend,
             precision=self.choice.precision,
             placement=scored.placement,
+            appearance=scored.appearance,
         )
 
     def _worst_of(self, result: dict[str, Any]) -> str:

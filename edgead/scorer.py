@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 
+from edgead.appearance import LOOKS, Appearance, measure
 from edgead.backends.base import Backend, Request
 from edgead.bundle import HEAD, Bundle
 from edgead.errors import BackendError, BundleError
@@ -40,6 +41,7 @@ class Scored:
             from.
         timings_ms: ``preprocess`` and ``infer`` (with the head), milliseconds.
         grid: Where its tiles lie; None when it is the engine input itself.
+        appearance: Figures of the picture, where the bundle keeps those of its good ones.
     """
 
     anomaly_map: NDArray[np.float32]
@@ -48,6 +50,7 @@ class Scored:
     tensor: NDArray[np.uint8]
     timings_ms: dict[str, float]
     grid: TileGrid | None = None
+    appearance: Appearance | None = None
 
     @property
     def inputs(self) -> list[NDArray[np.uint8]]:
@@ -89,6 +92,7 @@ class Scorer:
         _check_io(backend, manifest.input.size, manifest.head.kind)
         self._head = Head(manifest.head, head_tensors(bundle))
         self._tiles, self._size = manifest.view.tiles, manifest.input.size
+        self._is_measured = LOOKS in bundle.members
         self._free: deque[Request] = deque()
         keep_in_children(self)
 
@@ -142,6 +146,7 @@ class Scorer:
         started: float,
         prepared: float,
     ) -> Scored:
+        appearance = measure(tensor[0]) if self._is_measured else None  # the engine is at work
         outputs = request.wait()
         maps, scores = self._head(outputs, placement.ignored)
         self._free.append(request)
@@ -149,7 +154,9 @@ class Scorer:
             "preprocess": (prepared - started) * 1e3,
             "infer": (time.perf_counter() - prepared) * 1e3,
         }
-        return Scored(maps[0], float(scores[0]), placement, tensor[0], timings)
+        return Scored(
+            maps[0], float(scores[0]), placement, tensor[0], timings, appearance=appearance
+        )
 
     def _take(self) -> Request:
         """A request of this call's own; one that failed is not put back."""
@@ -189,6 +196,7 @@ class Scorer:
             stacked = np.stack([tiles[i] for i in full])  # held until the engine has read it
             request.start({"image": stacked})
             pending.append((request, batch, stacked))
+        appearance = measure(canvas) if self._is_measured else None
         while pending:
             finish()
         whole, scores = self._head.judge(grid.stitch(maps)[None], placement.ignored)
@@ -196,7 +204,7 @@ class Scorer:
             "preprocess": (prepared - started) * 1e3,
             "infer": (time.perf_counter() - prepared) * 1e3,
         }
-        return Scored(whole[0], float(scores[0]), placement, canvas, timings, grid)
+        return Scored(whole[0], float(scores[0]), placement, canvas, timings, grid, appearance)
 
 
 def _first(outputs: Mapping[str, Any], count: int) -> dict[str, Any]:

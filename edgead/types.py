@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgead.appearance import Appearance
 from edgead.frame import Frame, PixelFormat
 
 __all__ = [
@@ -127,6 +128,8 @@ class Detection:
         backend: Name of the back end that ran.
         precision: fp32, bf16, fp16 or int8.
         placement: Where the map lies in the frame.
+        appearance: Figures of the picture, for `edgead.stream.drift`; None where the bundle keeps
+            none to compare them with.
     """
 
     verdict: Verdict
@@ -142,6 +145,7 @@ class Detection:
     backend: str
     precision: str
     placement: Placement | None = None
+    appearance: Appearance | None = None
 
     def __post_init__(self) -> None:
         finite = bool(np.isfinite(self.score) and np.isfinite(self.threshold))

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from edgead.appearance import LOOKS, encode_looks, learn_looks, measure
 from edgead.backends.base import Backend
 from edgead.bundle import CERTIFICATES, Bundle
 from edgead.errors import CalibrationError
@@ -142,7 +143,7 @@ def commission(
     old = {entry.name: None for entry in manifest.golden}
     ready = bundle.with_members(
         # Certificates go: their flips were counted at the old threshold.
-        {**old, **pictures, CERTIFICATES: None},
+        {**old, **pictures, CERTIFICATES: None, LOOKS: _looks(measured)},
         frame=frame,
         thresholds=thresholds,
         input_ranges=_ranges(measured),
@@ -154,7 +155,7 @@ def commission(
 def _looked_at(one: Scored, sigma: float) -> NDArray[np.float32]:
     """Smoothed map of a frame: (h, w), or the pixels of it that its view looks at."""
     rows, columns = one.tensor.shape[:2]
-    smoothed = smooth(one.anomaly_map[None], (rows, columns), sigma)[0]
+    smoothed: NDArray[np.float32] = smooth(one.anomaly_map[None], (rows, columns), sigma)[0]
     ignored = one.placement.ignored
     if ignored is None:
         return smoothed
@@ -181,6 +182,11 @@ def _ranges(measured: Sequence[Scored]) -> InputRanges:
         room = (high - low) + slack
         wide[name] = (max(0.0, min(low - room, low * 0.8)), max(high + room, high * 1.25))
     return InputRanges(**wide)
+
+
+def _looks(measured: Sequence[Scored]) -> bytes:
+    """How the good images look, for `edgead.stream.drift`."""
+    return encode_looks(learn_looks([measure(one.tensor) for one in measured]))
 
 
 def _golden(

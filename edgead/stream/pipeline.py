@@ -23,6 +23,7 @@ from typing import TypeVar
 from edgead.errors import ConfigError, SourceError, StateError
 from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Crew, Judge
+from edgead.stream.drift import Drift
 from edgead.stream.intake import Intake
 from edgead.stream.interrupts import Changed, Clerk
 from edgead.stream.journal import Journal
@@ -50,7 +51,8 @@ class Stream:
     Leaving a ``for`` loop over a stream, by its end, ``break`` or an exception, closes the stream.
 
     Args:
-        judge: Called with each frame, from ``workers`` threads; closed by its owner.
+        judge: Called with each frame, from ``workers`` threads; closed by its owner. Its method
+            ``drift_reference``, where it has one, says what ``drift`` compares frames with.
         sources: Source name -> source. The stream closes them.
         policy: See `edgead.stream.policies.parse_policy`.
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
@@ -81,6 +83,7 @@ class Stream:
         self.journal = journal
         self.rejects = rejects
         self._on_frame = on_frame
+        self.drift = Drift(getattr(judge, "drift_reference", lambda _: None))
         self._clock = time.monotonic_ns
         self._changed = Changed()
         self._lock = self._changed.lock  # what callers take
@@ -193,6 +196,7 @@ class Stream:
                 reasons.append("REJECTS_NOT_SAVED")
             if len(self._outbox) >= self.limits.unread:
                 reasons.append("READER_SLOW")
+            reasons += self.drift.reasons()
             is_new = not any(lane.ledger.received for lane in self.lanes.values())
             if self._is_closed or self._is_finished():
                 state = State.FAILED if self.errors else State.ENDED
@@ -332,6 +336,7 @@ class Stream:
         self._outbox.add(outcome, ticket)
 
     def _offer_frame(self, outcome: Outcome, frame: Frame | None) -> None:
+        self.drift.observe(outcome)
         if self.rejects is not None:
             self.rejects.offer(outcome, frame)
         if self._on_frame is not None:
