@@ -39,7 +39,10 @@ from edgead.testing import detection_of, textured
 from edgead.types import LedgerCounts, Outcome, Status
 
 OUT = Path(__file__).resolve().parent / "images"
-IS_DEFECT = "document.querySelector('canvas').dataset.shown === 'DEFECT'"
+IS_DEFECT = (
+    "document.querySelector('canvas').dataset.shown === 'DEFECT' && "
+    "document.querySelector('.camera strong').textContent === 'DEFECT'"
+)
 LIMITS = ReconnectLimits(stall_s=1.5)
 
 
@@ -155,10 +158,10 @@ def pages(demo: Path, wanted: set[str]) -> None:
     """One camera with a reject, four cameras, one of them stalled."""
     with Detector(demo / "demo.edgead", threads=1) as detector:
         if "one" in wanted:
-            cameras = {"station 1": belt(demo, "station 1", start=0)}
+            cameras = {"station 1": belt(demo, "station 1", start=0, fps=2)}
             with line(detector, cameras) as url, browser(1400, 1000) as driver:
                 driver.get(url)
-                time.sleep(22)
+                time.sleep(30)
                 shoot(driver, "serve-one", until=IS_DEFECT)
                 driver.find_element("css selector", ".rejects button").click()
                 time.sleep(2)

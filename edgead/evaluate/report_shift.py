@@ -242,7 +242,7 @@ def _rejected(shift: Shift, folder: Path | None) -> str:
 
 def _pictures(rejects: Sequence[Reject], folder: Path) -> str:
     wanted = {(one.camera, one.seq): one for one in rejects}
-    shown = []
+    shown: list[str] = []
     for path in sorted(folder.glob("*.replay"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
         if len(shown) >= _PICTURES:
             break

@@ -190,4 +190,5 @@ def _runs(values: Floats) -> list[Sequence[int]]:
 def _thinned(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     if indices.size <= _MOST_POINTS:
         return indices
-    return indices[np.linspace(0, indices.size - 1, _MOST_POINTS).astype(int)]
+    chosen: NDArray[np.int64] = indices[np.linspace(0, indices.size - 1, _MOST_POINTS).astype(int)]
+    return chosen

@@ -72,9 +72,13 @@ class Judging:
         try:
             body = await asyncio.wait_for(_body(request), _BODY_S)
         except asyncio.TimeoutError:
-            return problem(408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", "Try again.", **_UNKNOWN)
+            return problem(
+                408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", "Try again.", **_UNKNOWN
+            )
         except ClientDisconnect:
-            return problem(400, "BODY_INCOMPLETE", "the client went away.", "Try again.", **_UNKNOWN)
+            return problem(
+                400, "BODY_INCOMPLETE", "the client went away.", "Try again.", **_UNKNOWN
+            )
         if body is None:
             text = f"the body is over {MAX_BODY // 1024**2} MiB."
             return problem(413, "BODY_TOO_LARGE", text, "Send one image.", **_UNKNOWN)

@@ -19,6 +19,14 @@ from edgead.types import Detection, Frame, LedgerCounts
 __all__ = ["Line", "about_detector"]
 
 _MAX_PIXELS = 64_000_000
+#: Reasons of a stream's health that concern the whole line, as a person reads them.
+_TROUBLES = {
+    "THROTTLED": "The engine has become slower: heat, or a power limit?",
+    "JUDGE_RESTARTED": "The judge hung and was replaced.",
+    "JOURNAL_DEGRADED": "Rows of the journal wait for the disk.",
+    "REJECTS_NOT_SAVED": "Some rejects were not saved.",
+    "READER_SLOW": "Outcomes are read too slowly.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +70,18 @@ class Line:
             "cameras": cameras,
             "ready": all(check.ok for check in checks),
             "checks": [{"name": c.name, "ok": c.ok, "text": c.text} for c in checks],
+            "warnings": self.warnings(),
             "policy": self.stream.policy,
         }
+
+    def warnings(self) -> list[dict[str, str]]:
+        """What is wrong although the line goes on: ``camera`` (empty: all), ``cause``, ``text``."""
+        reasons = self.stream.health.reasons
+        return [
+            {"camera": "", "cause": cause, "text": _TROUBLES[cause]}
+            for cause in reasons
+            if cause in _TROUBLES
+        ]
 
     def counts(self) -> Mapping[str, LedgerCounts]:
         """The books of each camera; see `edgead.integrations.metrics.Facts`."""

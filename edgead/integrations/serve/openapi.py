@@ -73,12 +73,20 @@ _SCHEMAS: dict[str, Any] = {
     },
     "State": {
         "type": "object",
-        "required": ["run", "cameras", "ready", "checks", "policy"],
+        "required": ["run", "cameras", "ready", "checks", "warnings", "policy"],
         "properties": {
             "run": _TEXT,
             "cameras": {"type": "array", "items": {"type": "object"}},
             "ready": {"type": "boolean"},
             "checks": {"type": "array"},
+            "warnings": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["camera", "cause", "text"],
+                    "properties": {"camera": _TEXT, "cause": _TEXT, "text": _TEXT},
+                },
+            },
             "policy": _TEXT,
         },
     },

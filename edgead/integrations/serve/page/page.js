@@ -17,7 +17,7 @@ class Card {
     this.find = (selector) => this.root.querySelector(selector);
     this.find("h2").textContent = camera.name;
     this.find(".tag").hidden = !camera.is_simulated;
-    this.stage = new Stage(this.find("canvas"));
+    this.stage = new Stage(this.find("canvas"), this.find(".caption"));
     this.stage.opacity = $("opacity").value / 100;
     this.scores = [];
     this.rejects = null;
@@ -149,6 +149,7 @@ function take(message) {
   const failing = message.checks.filter((check) => !check.ok);
   showReady(message.ready ? "ready" : "not ready", failing.map((check) => check.name).join(", "));
   showChecks(message.checks);
+  showWarnings(message.warnings);
   announce(message.cameras);
   showWhatIf();
 }
@@ -179,6 +180,17 @@ function showChecks(checks) {
     }));
   }
   checks.forEach((check, index) => { $("checks").children[index].lastChild.textContent = check.text; });
+}
+
+function showWarnings(warnings) {
+  const key = JSON.stringify(warnings);
+  if ($("warnings").dataset.key === key) return;
+  $("warnings").dataset.key = key;
+  $("warnings").replaceChildren(...warnings.map((one) => {
+    const item = document.createElement("li");
+    item.textContent = one.camera ? `${one.camera}: ${one.text}` : one.text;
+    return item;
+  }));
 }
 
 // A screen reader hears changes, and not more often than a person can listen.

@@ -6,8 +6,9 @@ const RETRY_MS = 2000;
 
 /** Draws one camera: its picture, the map above it, the outlines of the regions. */
 export class Stage {
-  constructor(canvas) {
+  constructor(canvas, caption) {
     this.canvas = canvas;
+    this.caption = caption;
     this.opacity = 0.6;
     this.picture = null;
     this.heat = null;
@@ -49,6 +50,10 @@ export class Stage {
     const context = canvas.getContext("2d");
     const scale = picture.width / meta.size[1];
     canvas.dataset.shown = meta.verdict;
+    // The picture may be a little behind the numbers: it says itself what it shows.
+    this.caption.hidden = false;
+    this.caption.dataset.verdict = meta.verdict;
+    this.caption.textContent = `frame ${meta.seq}: ${meta.verdict}`;
     context.globalAlpha = 1;
     context.drawImage(picture, 0, 0);
     if (!this.opacity) return;
