@@ -18,6 +18,8 @@ __all__ = ["OpenVinoBackend"]
 #: seen to move by 0.4 score_scale). What is not quantised in an INT8 graph is left to bf16: it is what
 #: the speed is wanted for, and the graph's certificate was made on just that.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+#: Where OpenVINO keeps the ONNX note on what an INT8 graph's floating-point parts must be computed in.
+_FLOAT_PARTS = ["framework", "float_parts"]
 
 
 class OpenVinoBackend:
@@ -66,8 +68,10 @@ class OpenVinoBackend:
             config["CACHE_DIR"] = cache_dir
         try:
             core = self._ov.Core()
-            hints = _hints(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
             graph = core.read_model(model, b"")
+            hints = _hints(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            if graph.has_rt_info(_FLOAT_PARTS):
+                hints = [str(graph.get_rt_info(_FLOAT_PARTS).value)]
             if len(graph.inputs) != 1:
                 raise BackendError(
                     "MODEL_IO", f"the graph has {len(graph.inputs)} inputs; need one, 'image'."

@@ -20,6 +20,7 @@ from edgead.manifest import Manifest
 from edgead.postprocess import smooth
 
 __all__ = ["Agreement", "Limits", "Scores", "agreement"]
+_FAR = 3.0  # score_scale above the threshold
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Agreement:
         frames: How many were compared.
         rank_correlation: Spearman's, of the scores.
         score_change_max: Largest score change, score_scale.
-        score_change_rms: Root of the mean squared score change, score_scale.
+        score_change_rms: Root of the mean squared score change, score_scale; scores more than three
+            score_scale above the threshold count as three: no verdict hangs on how much more.
         score_change_mean: Mean signed change, score_scale.
         flips: Verdicts that differ, outside the band.
         flips_in_band: Verdicts that differ, inside it.
@@ -124,6 +126,8 @@ def agreement(
     """Compare two engines on the same frames."""
     threshold, scale = manifest.thresholds.threshold, manifest.thresholds.score_scale
     change = (found.scores - reference.scores) / scale
+    top = threshold + _FAR * scale
+    near = (np.minimum(found.scores, top) - np.minimum(reference.scores, top)) / scale
     flipped = (found.scores > threshold) != (reference.scores > threshold)
     in_band = np.abs(reference.scores - threshold) <= limits.band * scale
     labels = np.array([frame.is_defect for frame in frames])
@@ -136,7 +140,7 @@ def agreement(
         frames=len(frames),
         rank_correlation=_correlation(_ranks(reference.scores), _ranks(found.scores)),
         score_change_max=float(np.abs(change).max()),
-        score_change_rms=float(np.sqrt((change**2).mean())),
+        score_change_rms=float(np.sqrt((near**2).mean())),
         score_change_mean=float(change.mean()),
         flips=int((flipped & ~in_band).sum()),
         flips_in_band=int((flipped & in_band).sum()),

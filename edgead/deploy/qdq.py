@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 from edgead.deploy.rewrite import centred
 from edgead.errors import BundleError
 
-__all__ = ["FORMS", "Form", "Layout", "Levels", "costs", "int8_model", "quantisable"]
+__all__ = ["FLOAT_PARTS", "FORMS", "Form", "Layout", "Levels", "costs", "int8_model", "quantisable"]
 
 Form = Literal["s8", "u8s8", "qdq"]
 #: Initialiser -> int8 levels, and the step of each output channel.
@@ -40,6 +40,11 @@ FORMS: Final[dict[Form, str]] = {
     "u8s8": "model.int8-u8s8.onnx",
     "qdq": "model.int8-qdq.onnx",
 }
+#: Key of the graph's note on what its floating-point parts must be computed in.
+FLOAT_PARTS: Final = "float_parts"
+#: Weights of a floating-point layer that save nothing as eight bits (OpenVINO's kernel for a 1x1
+#: convolution with eight-bit weights took five times as long for 1,024 of them).
+_FEW: Final = 4096
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Between quantised layers ONNX Runtime computes these on the integers, when they are quantised too.
 #: Averages and interpolation are not among them: they would round once more.
@@ -107,6 +112,8 @@ def int8_model(
     nodes: Collection[str],
     form: Form,
     levels: Levels | None = None,
+    *,
+    float_parts: str = "",
 ) -> bytes:
     """Quantise the named nodes.
 
@@ -117,6 +124,7 @@ def int8_model(
         form: Which engines it is for.
         levels: Of `edgead.deploy.rounding.round_weights`; these weights are stored as eight bits,
             also where their layer is not among ``nodes``.
+        float_parts: What an engine must compute the rest in, ``f32``; empty leaves it the choice.
 
     Raises:
         BundleError: QUANTIZE_FAILED with the tool's own reason in ``__cause__``.
@@ -161,6 +169,8 @@ def int8_model(
         _store_levels(made, levels or {}, in_float=form == "qdq")
         quantizer.model.topological_sort()
         _tidy(made)
+        if float_parts:
+            made.metadata_props.add(key=FLOAT_PARTS, value=float_parts)
         onnx.checker.check_model(made, full_check=True)
     except Exception as error:  # the tool raises plain ValueError, KeyError and AttributeError
         raise BundleError(
@@ -245,7 +255,7 @@ def _store_levels(model: onnx.ModelProto, levels: Levels, *, in_float: bool) -> 
             if not in_float:
                 items[stored].CopyFrom(numpy_helper.from_array(kept, stored))
             continue
-        if name not in items:
+        if name not in items or kept.size < _FEW:
             continue
         zeros = np.zeros(len(step), dtype=np.int8)
         made = {scale: step, f"{name}_zero_point": zeros}

@@ -249,7 +249,10 @@ class _Plans:
             for name, array in values.items():
                 self._histograms[name].add(array)
         job._tell("rounding weights", 1.0)  # noqa: SLF001
-        self._rounded = round_weights(self.model, self.nodes, tensors)
+        exact = kept_nodes(self.nodes, job.recipe.weights)
+        self._float_parts = "f32" if exact else ""
+        rounding = [name for name in self.nodes if name not in exact]
+        self._rounded = round_weights(self.model, rounding, tensors)
         base = open_backend(self._backend, job.bundle.members, threads=job.threads)
         self._reference = score_frames(job.bundle, base, job.frames.choose)
 
@@ -257,7 +260,10 @@ class _Plans:
         """The quantised graph of a plan."""
         ranges = clip_ranges(self._histograms, plan.calibrator)
         chosen = [name for name in self.nodes if name not in plan.kept]
-        return int8_model(self._rounded.model, ranges, chosen, form, self._rounded.levels)
+        return int8_model(
+            self._rounded.model, ranges, chosen, form, self._rounded.levels,
+            float_parts=self._float_parts,
+        )  # fmt: skip
 
     def forms(self, plan: Plan) -> dict[str, bytes]:
         """Every member of a plan."""

@@ -48,11 +48,12 @@ class Rounded:
 def round_weights(
     model: onnx.ModelProto, nodes: Collection[str], tensors: Sequence[NDArray[np.uint8]]
 ) -> Rounded:
-    """Round the weights of convolutions, symmetric per output channel.
+    """Round the weights of convolutions and of fully connected layers, symmetric per output channel.
 
     Args:
         model: The FP32 graph.
-        nodes: Names of nodes; those that are no 2-D convolutions stay as they are.
+        nodes: Names of nodes; other kinds of them stay as they are. Fully connected layers, and
+            convolutions that share their weights, are rounded to the nearest level.
         tensors: Engine inputs (1, h, w, 3) uint8; 24 of them, evenly spread, are used.
     """
     weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
@@ -74,7 +75,10 @@ def round_weights(
     result = onnx.ModelProto()
     result.CopyFrom(model)
     items = {item.name: item for item in result.graph.initializer}
-    levels = {}
+    levels = _nearest(model, nodes, weights, {layer.node.input[1] for layer in layers})
+    for name, (kept, step) in levels.items():
+        value = kept * step.reshape(-1, *[1] * (kept.ndim - 1))
+        items[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
     for layer in layers:
         name, bias = layer.node.input[1], layer.bias
         kept, step, shift = layer.rounded(is_centred=bias in weights)
@@ -84,6 +88,30 @@ def round_weights(
         if bias in weights:
             items[bias].CopyFrom(numpy_helper.from_array(weights[bias] + shift, bias))
     return Rounded(result, levels)
+
+
+def _nearest(
+    model: onnx.ModelProto,
+    nodes: Collection[str],
+    weights: Mapping[str, NDArray[Any]],
+    without: Collection[str],
+) -> dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]]:
+    """Levels of the layers whose outputs lie on the weight's first axis."""
+    found = {}
+    for node in model.graph.node:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.name not in nodes or not (
+            node.op_type == "Conv" or (node.op_type == "Gemm" and given.get("transB") == 1)
+        ):
+            continue
+        name = node.input[1]
+        if name in without or name not in weights:
+            continue
+        flat = weights[name].reshape(len(weights[name]), -1)
+        step = np.maximum(np.abs(flat).max(axis=1) / LEVELS, 1e-12).astype(np.float32)
+        kept = np.round(flat / step[:, None]).astype(np.int8).reshape(weights[name].shape)
+        found[name] = (kept, step)
+    return found
 
 
 class _Layer:

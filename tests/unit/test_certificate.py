@@ -53,6 +53,15 @@ def test_equal_scores_agree_in_everything():
     assert same.misses(Limits()) == []
 
 
+def test_how_far_beyond_a_defect_scores_is_no_error():
+    at, scale = thresholds()
+    before = at + scale * np.array([-1, -0.8, -0.6, -0.4, 1, 2, 50, 900])
+    after = before + scale * np.array([0.1, 0, 0, 0, 0, 0, 9, -300])
+    found = compared(before, after)
+    assert found.score_change_max == pytest.approx(300)
+    assert found.score_change_rms == pytest.approx((0.1**2 / 8) ** 0.5)
+
+
 def test_a_flip_counts_outside_the_band_alone():
     at, scale = thresholds()
     before = at + scale * np.array([-1, -0.8, -0.005, -0.4, 1, 2, 3, 4])

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from precision_nets import pictures, residual_net
 from tolerances import TOLERANCES
 
+from edgead.backends import ov
 from edgead.backends.ort import OnnxRuntimeBackend
 from edgead.backends.ov import OpenVinoBackend
 from edgead.calibration.calibrators import Calibrator, Histogram, clip_ranges
@@ -74,6 +75,42 @@ def test_tensorrt_rules_hold(form):
     else:
         assert makers[weight.input[0]].op_type == "QuantizeLinear"
         assert kinds[makers[weight.input[0]].input[0]] == TensorProto.FLOAT
+
+
+def test_the_graph_says_what_its_floating_point_parts_need():
+    model = residual_net()
+    noted = int8_model(model, ranges(model), ["stem/Conv"], "s8", float_parts="f32")
+    check_model(noted, name="noted")
+    assert OpenVinoBackend(noted, precision="int8").float_parts == "f32"
+    free = OpenVinoBackend(int8("s8", ["stem/Conv"]), precision="int8").float_parts
+    able = ov._hints(
+        "int8", OpenVinoBackend(noted)._ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    )
+    assert free == able[0]
+
+
+def test_bf16_is_taken_where_the_cpu_has_it():
+    assert ov._hints("int8", {"FP32", "BF16", "INT8"}) == ["bf16", "f32"]
+    assert ov._hints("int8", {"FP32", "INT8"}) == ["f32"]
+    assert ov._hints("fp16", {"FP32", "BF16"}) == ["f32"]
+    assert ov._hints("fp16", {"FP32", "FP16"}) == ["f16"]
+    assert ov._hints("fp32", {"BF16"}) == ["f32"]
+
+
+def test_a_graph_that_fails_in_bf16_is_compiled_in_f32():
+    """OpenVINO 2026.4 fails so on some mixtures of INT8 and bf16 layers."""
+
+    class Core:
+        def compile_model(self, graph, device, config):
+            if config["INFERENCE_PRECISION_HINT"] == "bf16":
+                raise RuntimeError("object is not initialized")
+            return graph, config
+
+    compiled, hint = ov._compile(Core(), "graph", {"CACHE_DIR": "d"}, ["bf16", "f32"])
+    assert hint == "f32"
+    assert compiled == ("graph", {"CACHE_DIR": "d", "INFERENCE_PRECISION_HINT": "f32"})
+    with pytest.raises(RuntimeError, match="not initialized"):
+        ov._compile(Core(), "graph", {}, ["bf16"])
 
 
 def test_kept_nodes_read_floats():
