@@ -35,8 +35,8 @@ def ask(client: Any, model: str, pixels: np.ndarray[Any, Any]) -> dict[str, Any]
         "score": float(found.as_numpy("SCORE")[0]),
         "threshold": float(found.as_numpy("THRESHOLD")[0]),
         "map": found.as_numpy("MAP"),
-        "regions": json.loads(found.as_numpy("REGIONS")[0]),
-        "bundle": found.as_numpy("BUNDLE")[0].decode(),
+        "regions": json.loads(found.as_numpy("REGIONS").tobytes()),
+        "bundle": found.as_numpy("BUNDLE").tobytes().decode(),
     }
 
 

@@ -20,7 +20,7 @@ import onnxruntime
 from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
+from tritonclient.utils import triton_to_np_dtype
 
 __all__ = ["Server", "config_of", "grpc_service"]
 
@@ -35,12 +35,22 @@ def config_of(folder: Path) -> Any:
 
 def dtype_of(data_type: int) -> Any:
     name = model_config_pb2.DataType.Name(data_type).removeprefix("TYPE_")
-    return triton_to_np_dtype("BYTES" if name == "STRING" else name)
+    return triton_to_np_dtype(name)
 
 
 class Tensor:
     def __init__(self, name: str, value: NDArray[Any]) -> None:
         self.name, self._value = name, value
+
+    @staticmethod
+    def from_dlpack(name: str, value: NDArray[Any]) -> Tensor:
+        return Tensor(name, np.from_dlpack(value))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._value.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._value.__dlpack_device__()
 
     def as_numpy(self) -> NDArray[Any]:
         return self._value
@@ -177,10 +187,8 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         for spec in self._server.configs[request.model_name].output:
             value = response.tensors[spec.name].as_numpy()
             kind = model_config_pb2.DataType.Name(spec.data_type).removeprefix("TYPE_")
-            kind = "BYTES" if kind == "STRING" else kind
             answer.outputs.add(name=spec.name, datatype=kind, shape=value.shape)
-            raw = serialize_byte_tensor(value).item() if kind == "BYTES" else value.tobytes()
-            answer.raw_output_contents.append(raw)
+            answer.raw_output_contents.append(value.tobytes())
         return answer
 
 

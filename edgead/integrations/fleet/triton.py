@@ -225,8 +225,8 @@ def _step_files(plan: _Plan) -> dict[str, bytes]:
         ("SCORE", "TYPE_FP64", [1]),
         ("THRESHOLD", "TYPE_FP64", [1]),
         ("MAP", "TYPE_FP32", [-1, -1]),
-        ("REGIONS", "TYPE_STRING", [1]),
-        ("BUNDLE", "TYPE_STRING", [1]),
+        ("REGIONS", "TYPE_UINT8", [-1]),
+        ("BUNDLE", "TYPE_UINT8", [64]),
     ):
         config.output.add(name=name, data_type=_value(kind), dims=dims)
     cpu = schema.ModelInstanceGroup.Kind.Value("KIND_CPU")

@@ -75,12 +75,12 @@ class Step:
         triton = self._triton
         try:
             self._prove()
-            pixels = triton.get_input_tensor_by_name(request, "FRAME").as_numpy()
+            pixels = _array(triton.get_input_tensor_by_name(request, "FRAME"))
             spec = self._bundle.manifest.frame
             outputs = self._judge(Frame(pixels, spec.format, depth=spec.depth))
         except EdgeadError as error:
             return triton.InferenceResponse(error=triton.TritonError(str(error)))
-        tensors = [triton.Tensor(name, value) for name, value in outputs.items()]
+        tensors = [_tensor(triton, name, value) for name, value in outputs.items()]
         return triton.InferenceResponse(output_tensors=tensors)
 
     def _prove(self) -> None:
@@ -111,8 +111,8 @@ class Step:
             "SCORE": np.array([found.score], np.float64),
             "THRESHOLD": np.array([self._bundle.manifest.thresholds.threshold], np.float64),
             "MAP": np.ascontiguousarray(found.anomaly_map, np.float32),
-            "REGIONS": np.array([regions.encode()], np.object_),
-            "BUNDLE": np.array([self._bundle.hash.encode()], np.object_),
+            "REGIONS": np.frombuffer(regions.encode(), np.uint8),
+            "BUNDLE": np.frombuffer(self._bundle.hash.encode(), np.uint8),
         }
 
 
@@ -178,7 +178,7 @@ class TritonRequest:
         request = triton.InferenceRequest(
             model_name=self._model,
             requested_output_names=[self._output],
-            inputs=[triton.Tensor(name, np.ascontiguousarray(one)) for name, one in feeds.items()],
+            inputs=[_tensor(triton, name, one) for name, one in feeds.items()],
             preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = request.exec()
@@ -187,4 +187,20 @@ class TritonRequest:
                 "BACKEND_ERROR", f"the server's {self._model} failed: {response.error().message()}"
             )
         tensor = triton.get_output_tensor_by_name(response, self._output)
-        return {self._output: np.array(tensor.as_numpy())}
+        return {self._output: _array(tensor)}
+
+
+# Tensors cross by DLPack, which does not depend on NumPy's own layout: Python back ends that were built for
+# NumPy 1 see an array of NumPy 2 as empty, and show one whose values are all the first
+# (triton-inference-server/server, issue 8373). Texts cross as UTF-8 bytes for the same reason.
+
+
+def _tensor(triton: Any, name: str, value: Array) -> Any:
+    """A tensor of Triton's from an array."""
+    writable = np.require(value, requirements=["C", "W"])  # DLPack knows no other
+    return triton.Tensor.from_dlpack(name, writable)
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    """An array of one's own from a tensor of Triton's."""
+    return np.array(np.from_dlpack(tensor))
