@@ -80,7 +80,7 @@ def served(
     """A line whose outcomes a thread reads, and a client of it."""
     cameras = {"cam": Tap()} if sources is None else dict(sources)
     options = {"policy": "every(64)", **options}
-    with Served(judge or FakeJudge(), cameras, about=ABOUT, **options) as line:
+    with Served(judge or FakeJudge(), cameras, about=lambda: ABOUT, **options) as line:
         reader = threading.Thread(target=_read, args=(line,), daemon=True)
         reader.start()
         with httpx.Client(base_url=line.url, headers=headers, timeout=TIMEOUT_S) as client:

@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgead._version import __version__
 from edgead.errors import ConfigError, EdgeadError
 from edgead.types import LedgerCounts, Verdict
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTENT_TYPE", "LineMetrics", "render"]
 
+_LABELS = ("bundle_hash", "method", "backend", "precision")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,8 +48,7 @@ class LineMetrics:
     Args:
         facts: The line.
         buckets_s: Upper ends of its latency histogram, seconds.
-        threshold: Image threshold of the bundle.
-        info: Labels of ``edgead_info``: bundle, method, backend, precision, version.
+        about: Gives the model that judges now: ``threshold``, and the labels of ``edgead_info``.
         viewers: How many watch the page now, and how many were too slow.
     """
 
@@ -56,19 +57,19 @@ class LineMetrics:
         facts: Facts,
         *,
         buckets_s: tuple[float, ...],
-        threshold: float,
-        info: Mapping[str, str],
+        about: Callable[[], Mapping[str, Any]],
         viewers: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
-        self._facts, self._buckets_s, self._threshold = facts, buckets_s, threshold
-        self._info, self._viewers = dict(info), viewers
+        self._facts, self._buckets_s = facts, buckets_s
+        self._about, self._viewers = about, viewers
         self._core: Any = _library("core")
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as they are now."""
-        gauge = self._core.GaugeMetricFamily
-        yield self._core.InfoMetricFamily("edgead", "The model that judges.", value=self._info)
-        yield gauge("edgead_threshold", "Image threshold.", value=self._threshold)
+        gauge, about = self._core.GaugeMetricFamily, self._about()
+        info = {name: str(about[name]) for name in _LABELS} | {"version": __version__}
+        yield self._core.InfoMetricFamily("edgead", "The model that judges.", value=info)
+        yield gauge("edgead_threshold", "Image threshold.", value=float(about["threshold"]))
         watching, slow = self._viewers()
         yield gauge("edgead_viewers", "Who watches the page.", value=watching)
         yield self._core.CounterMetricFamily(

@@ -78,7 +78,7 @@ def serve(
     return Served(
         detector,
         sources,
-        about=about_detector(detector),
+        about=lambda: about_detector(detector),  # another one after a hot swap
         unverified=lambda: detector.unverified,
         # A larger image than the line's is refused anyway, but with a better word for it.
         max_pixels=64_000_000 if size is None else max(4 * size[0] * size[1], 1_000_000),
@@ -95,7 +95,7 @@ class Served:
     Args:
         judge: Called with each frame.
         sources: Name -> source.
-        about: The model, as of `edgead.integrations.serve.line.about_detector`.
+        about: Gives the model that judges now, as `edgead.integrations.serve.line.about_detector`.
         unverified: Why the model may not be trusted; empty when it may.
         max_pixels: Of an image that comes by REST.
         host: Where to listen.
@@ -113,7 +113,7 @@ class Served:
         judge: Callable[[Frame], Detection],
         sources: Mapping[str, Source],
         *,
-        about: Mapping[str, Any],
+        about: Callable[[], Mapping[str, Any]],
         unverified: Callable[[], str] = lambda: "",
         max_pixels: int = 64_000_000,
         host: str = "127.0.0.1",
@@ -164,7 +164,7 @@ class Served:
 def open_line(
     judge: Callable[[Frame], Detection],
     sources: Mapping[str, Source],
-    about: Mapping[str, Any],
+    about: Callable[[], Mapping[str, Any]],
     unverified: Callable[[], str],
     max_pixels: int,
     options: Mapping[str, Any],
@@ -177,7 +177,7 @@ def open_line(
     from edgead.integrations.serve.pictures import Pictures
 
     board = Board(sources)
-    pictures = Pictures(sources, pixel_threshold=float(about["pixel_threshold"]))
+    pictures = Pictures(sources, pixel_threshold=float(about()["pixel_threshold"]))
     try:
         running = stream.run(judge, dict(sources), on_frame=pictures.offer, **options)
     except BaseException:

@@ -79,13 +79,7 @@ class _Routes:
         self._metrics = LineMetrics(
             line,
             buckets_s=BUCKETS_S,
-            threshold=float(line.about["threshold"]),
-            info={
-                **{
-                    k: str(line.about[k]) for k in ("bundle_hash", "method", "backend", "precision")
-                },
-                "version": __version__,
-            },
+            about=line.about,
             viewers=lambda: (self.hub.viewers, self.hub.dropped),
         )
 
@@ -159,7 +153,7 @@ class _Routes:
             return problem(503, error.code, error.message, error.hint)
 
     async def _model(self, _: Request) -> Response:
-        return JSONResponse(dict(self._line.about))
+        return JSONResponse(dict(self._line.about()))
 
     async def _scores(self, request: Request) -> Response:
         name = self._names.get(request.path_params["camera"])

@@ -7,9 +7,8 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
+from itertools import islice, takewhile
 from typing import Any
-
-import numpy as np
 
 from edgead.integrations.serve.cameras import CameraState, state_of
 from edgead.stream import Source, Stream
@@ -52,6 +51,8 @@ class CameraBoard:
         self.state = CameraState("waiting")
         self.counts = LedgerCounts()
         self._taken_s = 0.0
+        self._sorted_s = -1.0
+        self._latency: dict[str, float | None] = {"p50": None, "p99": None}
         self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
         self._points: deque[tuple[float, int, float | None, int]] = deque(maxlen=_SCORES)
 
@@ -82,7 +83,8 @@ class CameraBoard:
         last, fresh = self.last, self.state.is_fresh
         found = None if last is None else last.detection
         shown = Verdict.UNKNOWN if last is None or not fresh else last.verdict
-        tail = [p for p in self._points if now_s - p[0] < _TAIL_S][-_TAIL:]
+        recent = takewhile(lambda point: now_s - point[0] < _TAIL_S, reversed(self._points))
+        tail = list(islice(recent, _TAIL))[::-1]
         return {
             "id": self.number,
             "name": self.name,
@@ -97,6 +99,7 @@ class CameraBoard:
             "age_s": None if last is None else round(now_s - self._taken_s, 2),
             "score": None if found is None else float(found.score),
             "threshold": None if found is None else float(found.threshold),
+            "bundle_hash": None if found is None else found.bundle_hash,
             "confidence": None if found is None else float(found.confidence),
             "counts": {
                 "received": self.counts.received,
@@ -109,16 +112,20 @@ class CameraBoard:
             },
             "unknown_by": dict(self.failed.most_common(5)),
             "dropped_by": dict(self.dropped),
-            "latency_ms": self._percentiles(),
+            "latency_ms": self._percentiles(now_s),
             "fps": round(len(tail) / _TAIL_S, 1),
             "points": [list(point[1:]) for point in tail],
         }
 
-    def _percentiles(self) -> dict[str, float | None]:
-        if not self._latencies_ms:
-            return {"p50": None, "p99": None}
-        p50, p99 = np.percentile(np.fromiter(self._latencies_ms, dtype=np.float64), (50, 99))
-        return {"p50": round(float(p50), 2), "p99": round(float(p99), 2)}
+    def _percentiles(self, now_s: float) -> dict[str, float | None]:
+        """Of the remembered latencies, computed once a second."""
+        if self._latencies_ms and now_s - self._sorted_s >= 1.0:
+            self._sorted_s = now_s
+            known = sorted(self._latencies_ms)
+            ranks = {"p50": 0.5, "p99": 0.99}
+            last = len(known) - 1
+            self._latency = {n: round(known[round(q * last)], 2) for n, q in ranks.items()}
+        return dict(self._latency)
 
 
 class Board:

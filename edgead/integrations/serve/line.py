@@ -40,7 +40,7 @@ class Line:
         readiness: Whether it may be trusted now.
         judge: For images that come by REST.
         unverified: Why the model may not be trusted; empty when it may.
-        about: The model, for the page: as `about_detector`.
+        about: The model that judges now, for the page: as `about_detector`.
         max_pixels: Of an image that comes by REST.
         run: Name of this run: frame numbers begin again with each.
     """
@@ -51,7 +51,7 @@ class Line:
     readiness: Readiness
     judge: Callable[[Frame], Detection]
     unverified: Callable[[], str]
-    about: Mapping[str, Any]
+    about: Callable[[], Mapping[str, Any]]
     max_pixels: int = _MAX_PIXELS
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
@@ -64,7 +64,7 @@ class Line:
         cameras = self.board.snapshot()
         for one in cameras:
             one["rejects"] = self.pictures.rejects(one["name"])
-        checks = self.readiness()
+        checks = self.readiness.recent()
         return {
             "run": self.run,
             "cameras": cameras,

@@ -26,7 +26,7 @@ _log = logging.getLogger("edgead.serve")
 BOUNDARY = "edgead-picture"
 _PERIOD_S = 0.2  # between two messages of numbers
 _SEND_S = 5.0  # a viewer that takes longer to take a message is dropped
-_MOST = 48  # viewers of numbers and of pictures together
+_MOST = 24  # viewers of numbers and of pictures together
 
 
 class TooManyViewers(Exception):

@@ -8,7 +8,7 @@ const SHOWN = 300, KEPT = 2000, ANNOUNCE_MS = 2500, SILENT_MS = 3000, REJECTS_MS
 
 const $ = (id) => document.getElementById(id);
 const cards = new Map();
-let model = null, state = null, heard = 0, wished = null, said = "", saidAt = 0;
+let model = null, state = null, heard = 0, wished = null, said = "", saidAt = 0, judging = null;
 
 class Card {
   constructor(camera) {
@@ -151,6 +151,7 @@ function take(message) {
   showChecks(message.checks);
   showWarnings(message.warnings);
   announce(message.cameras);
+  followSwap(message.cameras);
   showWhatIf();
 }
 
@@ -243,6 +244,19 @@ function showModel(found) {
   $("certificates").replaceChildren(rest.length ? table(["Precision", "Back end", "Certificate", "Speed", "Flips"], rest) : "No certificates: it runs as it was trained.");
 }
 
+function loadModel() {
+  fetch("/api/v1/model").then((answer) => answer.json()).then(showModel).catch(() => {});
+}
+
+// After a hot swap frames are judged by another bundle: its panel must follow.
+function followSwap(cameras) {
+  const hash = cameras.map((one) => one.bundle_hash).find((one) => one);
+  if (model && hash && hash !== judging) {
+    judging = hash;
+    loadModel();
+  }
+}
+
 function table(head, rows) {
   const made = document.createElement("table");
   const line = (section, tag, cells) => {
@@ -298,7 +312,7 @@ $("whatif").addEventListener("input", () => {
 $("whatif-camera").addEventListener("change", () => { wished = null; showWhatIf(); });
 $("whatif-reset").addEventListener("click", () => { wished = null; showWhatIf(); });
 
-fetch("/api/v1/model").then((answer) => answer.json()).then(showModel).catch(() => {});
+loadModel();
 watchPictures((id, layer, meta, bitmap) => cards.get(id)?.stage.take(layer, meta, bitmap));
 connect();
 setInterval(lookForSilence, 1000);
