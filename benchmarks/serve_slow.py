@@ -53,10 +53,18 @@ class Pace:
     def __init__(self, frames: list[Frame], count: int, period_s: float) -> None:
         self.kind = "live" if period_s else "file"
         self._frames, self._left, self._period_s = frames, count, period_s
-        self._due = time.perf_counter() + 0.2
+        self._due = 0.0
+        self._started = threading.Event()
+
+    def start(self) -> None:
+        """Everybody is connected, and outcomes are read."""
+        self._due = time.perf_counter()
+        self._started.set()
 
     def read(self, timeout_s: float) -> Captured:
         """The next frame when it is due."""
+        if not self._started.wait(timeout_s):
+            return None
         if not self._left:
             raise EndOfSource
         if self._period_s:
@@ -135,12 +143,15 @@ def outcomes_of(
 ) -> tuple[list[Outcome], float]:
     """Everything that the loop hands over, and the processor seconds of the threads that serve."""
     if kind == "plain":
-        return list(run(detector, source, policy="every(4)")), 0.0
+        stream = run(detector, source, policy="every(4)")
+        source.start()
+        return list(stream), 0.0
     with (
         serve(detector, {"camera": source}, port=0, policy="every(4)") as served,
         clients(kind, served.url, count),
     ):
         before = serving_s()
+        source.start()
         return list(served), serving_s() - before
 
 
