@@ -253,7 +253,8 @@ class _Watch:
 
     def _reasons(self, figures: dict[str, DriftFigure]) -> tuple[DriftReason, ...]:
         """What the raised figures mean; texts hold figures where they are given."""
-        out, found = self._since, []
+        out = self._since
+        found: list[DriftReason] = []
 
         def add(
             cause: str, what: str, *names: str, shift: tuple[float, float] | None = None
@@ -316,7 +317,8 @@ class _Ring:
         self._count += 1
 
     def column(self, index: int) -> NDArray[np.float64]:
-        return self._rows[: min(self._count, WINDOW), index]
+        values: NDArray[np.float64] = self._rows[: min(self._count, WINDOW), index]
+        return values
 
     def medians(self) -> list[float]:
         middle: list[float] = np.partition(self._rows, WINDOW // 2, axis=0)[WINDOW // 2].tolist()

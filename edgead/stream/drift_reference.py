@@ -105,7 +105,8 @@ class DriftReference:
             BundleError: APPEARANCE.
         """
         limits: dict[str, Limit] = {}
-        layout, images = None, 0
+        layout: NDArray[np.float32] | None = None
+        images = 0
         if LOOKS in bundle.members:
             looks = decode_looks(bundle.members[LOOKS])
             layout, images = np.array(looks.layout, dtype=np.float32), looks.images

@@ -12,7 +12,7 @@ __all__ = ["displacement"]
 #: Steps of a cell that are told apart.
 _FINE = 4
 #: Share of the picture that is searched on each side.
-_REACH = 0.4
+_REACH = 0.25
 #: Moving explains the change when the layouts then agree so well, and it takes away so much of their
 #: disagreement.
 _AGREES, _EXPLAINS = 0.6, 0.5
@@ -29,7 +29,7 @@ def displacement(
     coarse = _best(known, now, (0, 0), reach)[1]
     fine = [_finer(one) for one in (known, now)]
     centre = (coarse[0] * _FINE, coarse[1] * _FINE)
-    agreement, (y, x) = _best(fine[0], fine[1], centre, (_FINE, _FINE))
+    agreement, (y, x) = _best(fine[0], fine[1], centre, (_FINE - 1, _FINE - 1))
     unmoved = _agreement(fine[0], fine[1], 0, 0)
     if agreement < _AGREES or (y, x) == (0, 0):
         return None

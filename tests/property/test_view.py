@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gravel import gravel_bundle, gravel_frame, looking_at
-from hypothesis import assume, given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from edgead import Detector
-from edgead.errors import BundleError, FrameError
+from edgead.errors import EdgeadError
 from edgead.frame import Frame, PixelFormat
 from edgead.images import encode_png
 from edgead.manifest import FrameSpec, InputSpec, Tiles
@@ -63,7 +63,7 @@ def _scrambled(pixels, spec, where, rng):
     return other
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(case=_cases(), seed=st.integers(0, 1000))
 def test_no_format_lets_an_ignored_pixel_through(case, seed):
     spec, roi, ignore, side, tiles, mask = case
@@ -75,9 +75,10 @@ def test_no_format_lets_an_ignored_pixel_through(case, seed):
             spec, InputSpec(size=(side, side), mean=[0.0] * 3, std=[1.0] * 3), view, mask=mask
         )
         tensor, placement = prepare(Frame(pixels, spec.format))
-    except (BundleError, FrameError, ValueError) as error:
-        assume(not isinstance(error, Exception))
-        raise
+    except EdgeadError as error:
+        if error.code not in {"VIEW_EMPTY", "VIEW_ROI", "VIEW_TILES", "FRAME_CONSTANT"}:
+            raise
+        reject()
     ignored = polygon_mask(ignore, spec.size)
     if roi:
         ignored |= ~polygon_mask(roi, spec.size)
