@@ -41,6 +41,10 @@ class Facts(Protocol):
         """Name of a readiness check -> whether it holds."""
         ...
 
+    def drift(self) -> Mapping[str, Mapping[str, tuple[float | None, bool]]]:
+        """Camera -> figure -> its rolling median and whether it is out."""
+        ...
+
 
 class LineMetrics:
     """A collector for a `prometheus_client.CollectorRegistry`.
@@ -78,6 +82,7 @@ class LineMetrics:
         yield from self._states()
         yield from self._books()
         yield from self._outcomes()
+        yield from self._drift()
 
     def _states(self) -> Iterator[Metric]:
         up = self._core.GaugeMetricFamily("edgead_camera_up", "It sends frames.", labels=["camera"])
@@ -140,6 +145,18 @@ class LineMetrics:
                 score.add_metric([name], one["score"])
             latency.add_metric([name], self._cumulative(one), one["latency_sum_s"])
         yield from (verdicts, dropped, failed, score, latency)
+
+    def _drift(self) -> Iterator[Metric]:
+        gauge = self._core.GaugeMetricFamily
+        labels = ["camera", "figure"]
+        median = gauge("edgead_drift_median", "Rolling median.", labels=labels)
+        out = gauge("edgead_drift_out", "It is unlike the commissioned images.", labels=labels)
+        for name, figures in self._facts.drift().items():
+            for figure, (value, is_out) in figures.items():
+                if value is not None:
+                    median.add_metric([name, figure], value)
+                out.add_metric([name, figure], float(is_out))
+        yield from (median, out)
 
     def _cumulative(self, one: Mapping[str, Any]) -> list[tuple[str, float]]:
         ends = [f"{end:g}" for end in self._buckets_s] + ["+Inf"]

@@ -13,6 +13,8 @@ from serving import ABOUT, Tap, eventually, picture_png, served
 from edgead.errors import BackendError, FrameError
 from edgead.frame import Frame
 from edgead.integrations.serve import Served, judging
+from edgead.stream.drift_reference import Spread
+from edgead.stream.drift_status import DriftFigure, DriftReason, DriftState, DriftStatus
 from edgead.testing import FakeJudge, detection_of
 from edgead.types import Detection
 
@@ -281,3 +283,17 @@ def test_metrics(line: tuple[Served, httpx.Client, Tap]) -> None:
     ):
         assert one in lines
     assert not any("lost_upstream_total{" in one for one in lines), "the camera numbers no frames"
+
+
+def test_drift_is_a_warning_and_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    then = Spread(100.0, 101.0, 102.0)
+    figure = DriftFigure("brightness", then, Spread(80.0, 81.0, 82.0), 95.0, 107.0, 63, True)
+    text = "the light dropped: brightness 81, was 101"
+    status = DriftStatus(DriftState.DRIFTED, (DriftReason("LIGHT", text, 8),), (figure,), 63, 50)
+    with served() as (line, client):
+        monkeypatch.setattr(line.line.stream.drift, "statuses", lambda: {"cam": status})
+        warnings = client.get("/api/v1/state").json()["warnings"]
+        metrics = client.get("/metrics").text.splitlines()
+    assert warnings == [{"camera": "cam", "cause": "LIGHT", "text": text}]
+    assert 'edgead_drift_out{camera="cam",figure="brightness"} 1.0' in metrics
+    assert 'edgead_drift_median{camera="cam",figure="brightness"} 81.0' in metrics

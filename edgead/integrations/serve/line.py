@@ -14,6 +14,7 @@ from edgead.integrations.serve.board import Board
 from edgead.integrations.serve.health import Readiness
 from edgead.integrations.serve.pictures import Pictures
 from edgead.stream import Stream
+from edgead.stream.drift_status import DriftState
 from edgead.types import Detection, Frame, LedgerCounts
 
 __all__ = ["Line", "about_detector"]
@@ -76,12 +77,28 @@ class Line:
 
     def warnings(self) -> list[dict[str, str]]:
         """What is wrong although the line goes on: ``camera`` (empty: all), ``cause``, ``text``."""
-        reasons = self.stream.health.reasons
-        return [
+        drifted = [
+            {"camera": name, "cause": reason.cause, "text": reason.text}
+            for name, status in self.stream.drift.statuses().items()
+            if status.state is DriftState.DRIFTED
+            for reason in status.reasons
+        ]
+        troubles = [
             {"camera": "", "cause": cause, "text": _TROUBLES[cause]}
-            for cause in reasons
+            for cause in self.stream.health.reasons
             if cause in _TROUBLES
         ]
+        return drifted + troubles
+
+    def drift(self) -> Mapping[str, Mapping[str, tuple[float | None, bool]]]:
+        """Camera -> figure -> its rolling median (None before the first) and whether it is out."""
+        return {
+            name: {
+                one.name: (None if one.now is None else one.now.median, one.is_out)
+                for one in status.figures
+            }
+            for name, status in self.stream.drift.statuses().items()
+        }
 
     def counts(self) -> Mapping[str, LedgerCounts]:
         """The books of each camera; see `edgead.integrations.metrics.Facts`."""
