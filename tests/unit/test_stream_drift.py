@@ -346,7 +346,7 @@ def test_planted_drifts_are_named_with_their_figures(line, change, cause, says):
 def test_where_it_moved_is_in_frame_pixels(line):
     status = seen_by(*line, lambda a: ndimage.shift(a, (-9, 0, 0), order=0, mode="nearest"))
     (reason,) = [one for one in status.reasons if one.cause == "POSITION"]
-    assert reason.shift_xy == pytest.approx((0, -9), abs=2)
+    assert reason.shift_xy == pytest.approx((0, -9), abs=3)  # half a cell
 
 
 def test_a_detectors_stream_watches(line):
