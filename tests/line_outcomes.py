@@ -22,19 +22,20 @@ def outcome_of(
     part: str | None = None,
     trigger: str | None = None,
     at_ns: int | None = None,
+    source: str = "cam",
 ) -> Outcome:
     """Outcome number ``seq``, just settled: every third one is a defect, every seventh dropped."""
     now = time.monotonic_ns() if at_ns is None else at_ns
     counts = LedgerCounts(received=seq + 1, results=seq + 1)
     detection = None
     if score is not None or seq % 7 != 6:
-        frame = Frame(np.zeros((4, 4, 3), np.uint8), seq=seq, source_id="cam")
+        frame = Frame(np.zeros((4, 4, 3), np.uint8), seq=seq, source_id=source)
         detection = detection_of(frame, score if score is not None else 0.9 * (seq % 3 == 2))
     return Outcome(
         status=Status.DROPPED if detection is None else Status.RESULT,
         reason="DEADLINE" if detection is None else "",
         detection=detection,
-        source_id="cam",
+        source_id=source,
         seq=seq,
         t_mono_ns=now - 5_000_000,
         settled_mono_ns=now,

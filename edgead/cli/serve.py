@@ -12,7 +12,9 @@ from edgead.cli.common import (
     BackendOption,
     BundleArgument,
     DeadlineOption,
+    FreshOption,
     JournalOption,
+    OutOption,
     PolicyOption,
     PrecisionOption,
     RejectsOption,
@@ -54,6 +56,8 @@ def serve(
     deadline_ms: DeadlineOption = None,
     journal: JournalOption = None,
     save_rejects: RejectsOption = None,
+    out: OutOption = None,
+    fresh_s: FreshOption = 1.0,
     fps: Annotated[
         float, typer.Option(help="Pace of files, pictures a second; 0: as fast as judged.")
     ] = 5.0,
@@ -71,6 +75,7 @@ def serve(
     """
     from edgead.detector import Detector
     from edgead.integrations.logs import log_to
+    from edgead.integrations.publisher import open_outputs
     from edgead.integrations.serve import require_extra
     from edgead.integrations.serve import serve as start
     from edgead.integrations.serve.access import check_token
@@ -81,9 +86,12 @@ def serve(
     log_to(as_json=json_logs)
     # The page's threads give way to the line's at once: Python's own 5 ms would be felt at the p99.
     sys.setswitchinterval(_SWITCH_S)
-    with Detector(
-        bundle, backend=backend, precision=precision, recheck_minutes=_RECHECK_MINUTES
-    ) as detector:
+    with (
+        open_outputs(out or (), fresh_s=fresh_s) as publisher,
+        Detector(
+            bundle, backend=backend, precision=precision, recheck_minutes=_RECHECK_MINUTES
+        ) as detector,
+    ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")
         with start(
             detector,
@@ -99,8 +107,8 @@ def serve(
             say(f"policy: {served.line.stream.policy}")
             say(f"page: {served.url}")
             try:
-                for _ in served:
-                    pass
+                for outcome in served:
+                    publisher.publish(outcome)
                 say("the sources have ended; the page stays until Ctrl-C")
             except SourceError as error:  # the page says so too
                 say(f"error: {error}")

@@ -49,7 +49,8 @@ class Publisher:
 
     Args:
         outputs: Not opened yet; the publisher opens and closes them.
-        fresh_s: The heartbeat stops when the newest outcome was settled longer ago than this.
+        fresh_s: The heartbeat stops when the newest outcome was settled longer ago than this; of
+            several sources the stalest counts.
         is_ready: Says that the station is sound while there is nothing to judge, e.g. one that
             waits for triggers; the heartbeat then goes on. Called from a thread of the publisher.
         clock: Monotonic time, ns.
@@ -75,7 +76,7 @@ class Publisher:
         self._session = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
         self._count = 0
-        self._newest_ns: int | None = None
+        self._newest_ns: dict[str, int] = {}
         self._closing = threading.Event()
         self._outlets: list[Outlet] = []
         try:
@@ -93,8 +94,8 @@ class Publisher:
         with self._lock:
             result = Result.of(outcome, count=self._count, session=self._session)
             self._count += 1
-            if self._newest_ns is None or outcome.settled_mono_ns > self._newest_ns:
-                self._newest_ns = outcome.settled_mono_ns
+            newest = self._newest_ns.get(outcome.source_id, outcome.settled_mono_ns)
+            self._newest_ns[outcome.source_id] = max(newest, outcome.settled_mono_ns)
             for outlet in self._outlets:
                 outlet.put(result)
 
@@ -103,7 +104,8 @@ class Publisher:
         """What the heartbeat says: ONLINE while verdicts are fresh."""
         if self._closing.is_set():
             return LineState.OFFLINE
-        newest = self._newest_ns
+        with self._lock:
+            newest = min(self._newest_ns.values(), default=None)
         if newest is not None and self._clock() - newest <= self._fresh_ns:
             return LineState.ONLINE
         if self._is_ready is not None and self._is_ready():

@@ -172,6 +172,20 @@ def test_the_heartbeat_goes_by_fresh_outcomes() -> None:
     assert publisher.state is LineState.OFFLINE
 
 
+def test_one_stalled_camera_of_several_stops_the_heartbeat() -> None:
+    clock = FakeClock()
+    with Publisher([], clock=clock) as publisher:
+        for source in ("left", "right"):
+            publisher.publish(outcome_of(0, at_ns=clock(), source=source))
+        clock.advance(0.9)
+        publisher.publish(outcome_of(1, at_ns=clock(), source="left"))
+        assert publisher.state is LineState.ONLINE
+        clock.advance(0.2)
+        assert publisher.state is LineState.STALLED
+        publisher.publish(outcome_of(1, at_ns=clock(), source="right"))
+        assert publisher.state is LineState.ONLINE
+
+
 def test_a_station_that_waits_for_triggers_says_that_it_is_ready() -> None:
     clock = FakeClock()
     is_ready = True
