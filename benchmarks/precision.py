@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,21 +47,54 @@ def held(bundle: Bundle) -> list[tuple[str, str]]:
     return found
 
 
-def times(bundle: Bundle, *, threads: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds an inference of each way; back ends apart, since their threads spin on."""
+def calls(bundle: Bundle, backend: str, *, threads: int) -> dict[str, Callable[[], object]]:
+    """An inference of a real frame in each precision of a back end."""
     manifest = bundle.manifest
     frame = golden_frame(bundle, manifest.golden[0].name)
     tensor = Preprocess(manifest.frame, manifest.input, manifest.view)(frame)[0]
+    found: dict[str, Callable[[], object]] = {}
+    for name, precision in held(bundle):
+        if name == backend:
+            engine = open_backend(name, bundle.members, precision=precision, threads=threads)
+            request = engine.open_request()
+            found[precision] = lambda one=request: one.infer({"image": tensor})
+    return found
+
+
+def times(bundle: Bundle, *, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds an inference of each way; back ends apart, since their threads spin on."""
+    return {
+        backend: interleave(
+            calls(bundle, backend, threads=threads),
+            seconds=seconds, burst=3, pause_s=0.01, least=9,
+        )
+        for backend in ("openvino", "onnxruntime")
+    }  # fmt: skip
+
+
+def processor_times(bundle: Bundle, *, turns: int = 15) -> dict[str, dict[str, float]]:
+    """Median milliseconds of processor time an inference takes on one thread, in turns."""
     result: dict[str, dict[str, float]] = {}
     for backend in ("openvino", "onnxruntime"):
-        calls: dict[str, Callable[[], object]] = {}
-        for name, precision in held(bundle):
-            if name == backend:
-                engine = open_backend(name, bundle.members, precision=precision, threads=threads)
-                request = engine.open_request()
-                calls[precision] = lambda one=request: one.infer({"image": tensor})
-        result[backend] = interleave(calls, seconds=seconds, burst=3, pause_s=0.01, least=9)
+        candidates = calls(bundle, backend, threads=1)
+        spent: dict[str, list[float]] = {name: [] for name in candidates}
+        for _ in range(turns):
+            for name, call in candidates.items():
+                call()
+                started = time.process_time()
+                call()
+                call()
+                spent[name].append((time.process_time() - started) / 2)
+        result[backend] = {k: statistics.median(v) * 1e3 for k, v in spent.items()}
     return result
+
+
+def speedups(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """FP32's time over each precision's."""
+    return {
+        backend: {name: row["fp32"] / ms for name, ms in row.items()}
+        for backend, row in table.items()
+    }
 
 
 def golden(bundle: Bundle, *, threads: int) -> dict[str, dict[str, Any]]:
@@ -113,6 +148,7 @@ def main() -> None:
     manifest = bundle.manifest
     sizes = {name: len(one) for name, one in bundle.members.items() if name.endswith(".onnx")}
     timed = times(bundle, threads=options.threads, seconds=options.seconds)
+    worked = processor_times(bundle)
     body = {
         "set": options.name,
         "test_frames": len(data.find_test(options.data)),
@@ -124,10 +160,9 @@ def main() -> None:
         "bytes": sizes,
         "size_ratio": {name: size / sizes["model.onnx"] for name, size in sizes.items()},
         "ms": timed,
-        "speedup": {
-            backend: {name: table["fp32"] / ms for name, ms in table.items()}
-            for backend, table in timed.items()
-        },
+        "speedup": speedups(timed),
+        "processor_ms_one_thread": worked,
+        "processor_speedup": speedups(worked),
         "int8_over_bf16": timed["openvino"]["bf16"] / timed["openvino"]["int8"]
         if "int8" in timed["openvino"]
         else None,

@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         int8: Activations are not quantised; weights are.
-        weights: Nor are these parts' weights, and nothing in an INT8 graph is computed in bf16.
+        weights: Nor are these parts' weights, and nothing of the INT8 graph is computed in bf16.
         fp16: Stay FP32 in the FP16 graph.
         why: What speaks for it.
     """

@@ -36,6 +36,8 @@ __all__ = ["PRECISIONS", "quantize"]
 PRECISIONS = ("bf16", "fp16", "int8")
 HALF = "model.fp16.onnx"
 _PROOFS = 3  # INT8 plans that proof may refuse before it is given up
+#: Score change, score_scale, up to which bf16 may compute what is not quantised of an INT8 graph.
+_BF16_ERROR = 0.03
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float], None]
 
@@ -250,11 +252,21 @@ class _Plans:
                 self._histograms[name].add(array)
         job._tell("rounding weights", 1.0)  # noqa: SLF001
         exact = kept_nodes(self.nodes, job.recipe.weights)
-        self._float_parts = "f32" if exact else ""
         rounding = [name for name in self.nodes if name not in exact]
         self._rounded = round_weights(self.model, rounding, tensors)
         base = open_backend(self._backend, job.bundle.members, threads=job.threads)
         self._reference = score_frames(job.bundle, base, job.frames.choose)
+        self._float_parts = "f32" if exact or not self._holds_bf16() else ""
+
+    def _holds_bf16(self) -> bool:
+        """Whether what is not quantised may be left to bf16: FP32's graph in bf16 flips nothing."""
+        job = self._job
+        if "openvino" not in job.backends:
+            return False
+        engine = open_backend("openvino", job.bundle.members, precision="bf16", threads=job.threads)
+        found = score_frames(job.bundle, engine, job.frames.choose)
+        one = agreement(self._manifest, job.frames.choose, self._reference, found, job.limits)
+        return one.flips <= job.limits.flips and one.score_change_rms <= _BF16_ERROR
 
     def make(self, plan: Plan, form: Form) -> bytes:
         """The quantised graph of a plan."""
