@@ -158,7 +158,7 @@ def pages(demo: Path, wanted: set[str]) -> None:
     """One camera with a reject, four cameras, one of them stalled."""
     with Detector(demo / "demo.edgead", threads=1) as detector:
         if "one" in wanted:
-            cameras = {"station 1": belt(demo, "station 1", start=0, fps=2)}
+            cameras = {"station 1": belt(demo, "station 1", start=0, fps=1)}
             with line(detector, cameras) as url, browser(1400, 1000) as driver:
                 driver.get(url)
                 time.sleep(30)
