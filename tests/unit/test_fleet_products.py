@@ -184,6 +184,7 @@ def test_command_line(
             assert "FAILED [DATA_TOO_FEW] 3 images." in out
 
 
+@pytest.mark.timeout(900)  # a training: seconds, but on a busy machine minutes
 def test_a_real_training(tmp_path: Path) -> None:
     """The product's own path, small: trained, quantising tried, the record of what was written."""
     from data.make_bundle import write_pieces
