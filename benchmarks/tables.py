@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from harness import RESULTS, ROOT
 
@@ -78,6 +79,7 @@ def precision() -> str:
                 one["figures"]["flips"],
                 f"{one['figures']['rank_correlation']:.4f}",
                 f"{found['speedup'][one['backend']][one['precision']]:.2f}x",
+                _ratio(found.get("processor_speedup"), one),
                 f"{one['figures']['size_ratio']:.0%}",
                 "yes" if one["passed"] else "no",
             ]
@@ -85,12 +87,18 @@ def precision() -> str:
             if one["arithmetic"] == "native"
         ]
         head = ["back end", "precision", "image AUROC loss", "flipped verdicts", "rank correlation"]
-        head += ["speed against fp32", "size", "passed"]
+        head += ["speed against fp32", "in processor time", "size", "passed"]
         text += f"{found['method']} on {found['set']}, {found['test_frames']} frames, "
         text += (
             f"{found['provenance']['cpu']}, {found['threads']} threads:\n\n{markdown(head, rows)}\n"
         )
+        text += f"{found['note']}\n\n" if found.get("note") else ""
     return text or NONE
+
+
+def _ratio(table: dict[str, Any] | None, one: dict[str, Any]) -> str | None:
+    """A speed-up, None where it was not measured."""
+    return None if table is None else f"{table[one['backend']][one['precision']]:.2f}x"
 
 
 TABLES = {"main_job": main_job, "kernels": kernels, "accuracy": accuracy, "precision": precision}
