@@ -52,6 +52,9 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
 // The tile registers are large: the operating system must save them (XCR0) and, on Linux, be asked for them.
 bool has_amx() {
   unsigned a, b, c, d;
@@ -63,10 +66,9 @@ bool has_amx() {
   if ((low & kSaved) != kSaved) return false;
   constexpr long kGetPermission = 0x1022, kRequestPermission = 0x1023, kTileData = 18;
   unsigned long granted = 0;
-  return has_avx512() && __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 &&
+  return has_avx512_bf16() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 &&
          syscall(SYS_arch_prctl, kGetPermission, &granted) == 0 && (granted >> kTileData & 1) != 0;
 }
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 // Best first.

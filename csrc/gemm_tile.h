@@ -25,21 +25,22 @@ constexpr int kTileRows = 4, kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
 // out[i * ldo + j] = sum over d of a[i][d] b[d][j], one accumulator an element, d ascending.
+template <int kRows = kTileRows>
 static inline void multiply_tile(const float* a, int64_t lda, const float* b, int64_t depth, float* out, int64_t ldo) {
-  Vec sum[kTileRows][kTileVectors] = {};
+  Vec sum[kRows][kTileVectors] = {};
   for (int64_t d = 0; d < depth; ++d) {
     Vec column[kTileVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kTileVectors; ++j) column[j] = load(b + d * kTileColumns + j * kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < kTileRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const Vec value = splat(a[i * lda + d]);
 #pragma GCC unroll 4
       for (int j = 0; j < kTileVectors; ++j) sum[i][j] += value * column[j];
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i)
+  for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kTileVectors; ++j) store(out + i * ldo + j * kLanes, sum[i][j]);
 }

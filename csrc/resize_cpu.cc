@@ -25,7 +25,13 @@ using Wide = __m512i;
 inline Wide widen(const uint8_t* from) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)from)); }
 inline Wide low_pairs(Wide a, Wide b) { return _mm512_unpacklo_epi16(a, b); }
 inline Wide high_pairs(Wide a, Wide b) { return _mm512_unpackhi_epi16(a, b); }
-inline Wide add_products(Wide sum, Wide a, Wide b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline Wide add_products(Wide sum, Wide a, Wide b) {
+#if defined(__AVX512VNNI__)
+  return _mm512_dpwssd_epi32(sum, a, b);
+#else
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
 inline Wide splat_int(int32_t value) { return _mm512_set1_epi32(value); }
 inline Wide narrow(Wide low, Wide high) {
   return _mm512_packs_epi32(_mm512_srai_epi32(low, kDown), _mm512_srai_epi32(high, kDown));
@@ -160,28 +166,31 @@ Plan make_plan(const ResizeArgs& args) {
   return plan;
 }
 
-// Runs a group down the rows. kTwo: its samples span more than one vector. kPairs: pairs of taps where there are few, else 0.
-template <bool kTwo, int kPairs>
+// Runs a group down the rows. kTwo: the samples it picks from span more than one vector. kShared: one reading of them holds
+// all taps. kPairs: pairs of taps where there are few, else 0.
+template <bool kTwo, bool kShared, int kPairs>
 void horizontal_group(const ResizeArgs& args, const Rows& rows, const Group& group, int64_t some_pairs, __m128i order,
                       uint8_t* out) {
   const int64_t pairs = kPairs ? kPairs : some_pairs, step = 2 * args.in_channels;
   const __m512i* weights = reinterpret_cast<const __m512i*>(&group + 1);
-  const __m512i at = _mm512_load_si512(group.at);
   const __mmask16 bytes = static_cast<__mmask16>((1u << (group.pixels * args.out_channels)) - 1);
   const int16_t* from = rows.data + group.base;
   out += group.x * args.out_channels;
   // Copies, because a store of bytes may alias anything that is reached through a reference.
   const int64_t count = rows.count, pitch = rows.pitch, out_pitch = args.out_width * args.out_channels;
-  __m512i kept[kPairs ? kPairs : 1];
+  __m512i kept[kPairs ? kPairs : 1], at[kShared ? kPairs : 1];
+  at[0] = _mm512_load_si512(group.at);
   for (int t = 0; t < kPairs; ++t) kept[t] = weights[t];
+  for (int t = 1; kShared && t < kPairs; ++t) at[t] = _mm512_add_epi16(at[0], _mm512_set1_epi16(static_cast<int16_t>(t * step)));
 #pragma GCC unroll 2
   for (int64_t y = 0; y < count; ++y, from += pitch, out += out_pitch) {
     __m512i sum = _mm512_set1_epi32(1 << (kLast - 1));
 #pragma GCC unroll 4
     for (int64_t t = 0; t < pairs; ++t) {
-      const __m512i near = _mm512_loadu_si512(from + t * step);
-      const __m512i picked = kTwo ? _mm512_permutex2var_epi16(near, at, _mm512_loadu_si512(from + t * step + 32))
-                                  : _mm512_permutexvar_epi16(at, near);
+      const int16_t* window = kShared ? from : from + t * step;
+      const __m512i near = _mm512_loadu_si512(window), pick = at[kShared ? t : 0];
+      const __m512i picked = kTwo ? _mm512_permutex2var_epi16(near, pick, _mm512_loadu_si512(window + 32))
+                                  : _mm512_permutexvar_epi16(pick, near);
       sum = add_products(sum, picked, kPairs ? kept[t] : weights[t]);
     }
     const __m128i values = _mm512_cvtepi32_epi8(_mm512_srai_epi32(sum, kLast));
@@ -189,15 +198,24 @@ void horizontal_group(const ResizeArgs& args, const Rows& rows, const Group& gro
   }
 }
 
-void horizontal(const ResizeArgs& args, const Plan& plan, const Rows& rows, uint8_t* out) {
-  constexpr decltype(&horizontal_group<false, 0>) kWays[2][4] = {
-      {horizontal_group<false, 0>, horizontal_group<false, 1>, horizontal_group<false, 2>, horizontal_group<false, 3>},
-      {horizontal_group<true, 0>, horizontal_group<true, 1>, horizontal_group<true, 2>, horizontal_group<true, 3>}};
+template <int kPairs>
+void horizontal_all(const ResizeArgs& args, const Plan& plan, const Rows& rows, uint8_t* out) {
   const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(plan.order));
   for (int64_t i = 0; i < plan.count; ++i) {
     const Group& group = *reinterpret_cast<const Group*>(plan.groups + i * plan.group_bytes);
-    kWays[group.span > 32][plan.pairs <= 3 ? plan.pairs : 0](args, rows, group, plan.pairs, order, out);
+    const int64_t reach = group.span + (plan.pairs - 1) * 2 * args.in_channels;
+    const auto run = kPairs && reach <= 32   ? horizontal_group<false, (kPairs > 0), kPairs>
+                     : group.span <= 32      ? horizontal_group<false, false, kPairs>
+                     : kPairs && reach <= 64 ? horizontal_group<true, (kPairs > 0), kPairs>
+                                             : horizontal_group<true, false, kPairs>;
+    run(args, rows, group, plan.pairs, order, out);
   }
+}
+
+void horizontal(const ResizeArgs& args, const Plan& plan, const Rows& rows, uint8_t* out) {
+  constexpr decltype(&horizontal_all<0>) kWays[] = {horizontal_all<0>, horizontal_all<1>, horizontal_all<2>, horizontal_all<3>,
+                                                     horizontal_all<4>};
+  kWays[plan.pairs <= 4 ? plan.pairs : 0](args, plan, rows, out);
 }
 
 #else

@@ -4,21 +4,41 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 namespace edgead {
 namespace {
+
+// A kernel's next job mostly follows at once, and sleeping and waking cost a job's time: who has nothing to do looks for this
+// long before it sleeps.
+constexpr std::chrono::microseconds kAttention{30};
+
+template <class Condition>
+bool soon(const Condition& holds) {
+  for (const auto end = std::chrono::steady_clock::now() + kAttention; std::chrono::steady_clock::now() < end;) {
+    if (holds()) return true;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  }
+  return holds();
+}
 
 struct Job {
   void (*body)(void*, int64_t, int) = nullptr;
   void* context = nullptr;
   int64_t tasks = 0;
   int workers = 0;  // the caller included
+  int cpu = -1;     // where the caller runs
 };
 
 class Pool {
@@ -26,28 +46,58 @@ class Pool {
   // Serves one job at a time.
   std::mutex busy;
 
-  void run(const Job& job) {
+  void run(Job job) {
+    job.cpu = sched_getcpu();
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (spawned_ < job.workers - 1) {
-        std::thread(&Pool::work, this, spawned_ + 1, generation_).detach();
-        ++spawned_;
+      while (static_cast<int>(threads_.size()) < job.workers - 1) {
+        std::thread thread(&Pool::work, this, static_cast<int>(threads_.size()) + 1, generation_.load());
+        threads_.push_back({thread.native_handle(), -1});
+        thread.detach();
       }
       job_ = job;
       next_.store(0, std::memory_order_relaxed);
       error_ = nullptr;
       open_ = true;
-      ++generation_;
+      generation_.fetch_add(1);
     }
+    keep_away(job);
     wake_.notify_all();
     drain(job, 0);
     std::unique_lock<std::mutex> lock(mutex_);
     open_ = false;  // who has not woken by now is not waited for
-    done_.wait(lock, [this] { return active_ == 0; });
+    if (active_.load() != 0) {
+      lock.unlock();
+      soon([this] { return active_.load() == 0; });
+      lock.lock();
+      done_.wait(lock, [this] { return active_.load() == 0; });
+    }
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
+  struct Thread {
+    pthread_t handle;
+    int kept_from;  // the CPU it may not run on, or -1
+  };
+
+  // On a machine with no idle CPU the system wakes a thread where its waker runs. There it would wait for the caller, which
+  // does all the work meanwhile: it is sent to any other CPU that the caller may use.
+  void keep_away(const Job& job) {
+    cpu_set_t others;
+    bool known = false;
+    for (int i = 0; i < job.workers - 1; ++i) {
+      Thread& thread = threads_[i];
+      if (job.cpu < 0 || thread.kept_from == job.cpu) continue;
+      if (!known && sched_getaffinity(0, sizeof others, &others) != 0) return;
+      known = true;
+      CPU_CLR(job.cpu, &others);
+      if (CPU_COUNT(&others) == 0) return;
+      pthread_setaffinity_np(thread.handle, sizeof others, &others);  // refused: it runs where it may
+      thread.kept_from = job.cpu;
+    }
+  }
+
   void drain(const Job& job, int worker) {
     try {
       for (int64_t task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < job.tasks;)
@@ -61,27 +111,31 @@ class Pool {
   void work(int worker, uint64_t seen) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [&] { return generation_ != seen; });
-      seen = generation_;
+      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      seen = generation_.load();
       const Job job = job_;
       if (!open_ || worker >= job.workers) continue;
-      ++active_;
+      active_.fetch_add(1);
       lock.unlock();
       drain(job, worker);
       lock.lock();
-      if (--active_ == 0) done_.notify_one();
+      if (active_.fetch_sub(1) == 1) done_.notify_one();
+      lock.unlock();
+      // Not where the caller runs: it would be kept from its next job.
+      if (sched_getcpu() != job.cpu) soon([&] { return generation_.load() != seen; });
+      lock.lock();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   Job job_;
+  std::vector<Thread> threads_;
   std::atomic<int64_t> next_{0};
   std::exception_ptr error_;
-  uint64_t generation_ = 0;
-  int spawned_ = 0;
-  int active_ = 0;     // workers inside the job, the caller not counted
-  bool open_ = false;  // the job may still be joined
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> active_{0};  // workers inside the job, the caller not counted
+  bool open_ = false;           // the job may still be joined
 };
 
 // Never destroyed: its threads sleep in it until the process ends. A forked child has none of them and starts afresh.

@@ -1,4 +1,4 @@
-// Threads that sleep between jobs. No kernel owns threads of its own.
+// Threads that wait a moment for the next job and then sleep. No kernel owns threads of its own.
 #pragma once
 
 #include <cstddef>

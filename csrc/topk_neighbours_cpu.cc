@@ -10,6 +10,7 @@ namespace {
 
 // Similarities of a block of rows that are held at a time; whole panels.
 constexpr int64_t kStripColumns = 1024 / kTileColumns * kTileColumns;
+constexpr int kFewRows = kTileRows / 3;  // of a last block: 64 rows are 5 x 12 + 4
 
 // to = row / |row|; a zero row stays zero.
 void unit_row(const float* row, int64_t channels, float* to) {
@@ -136,17 +137,16 @@ bool rank_all(Best& best, const float* scores, int64_t width, int64_t first, flo
   int32_t keys[kShortlist], ranks[kShortlist];
   for (int i = 0; i < kShortlist; ++i) keys[i] = i < size ? key_of(score[i]) : INT32_MIN;
   const VecMask lanes = lane_numbers();
-  for (int v = 0; v < kShortlist; v += kLanes) {
+  for (int v = 0; v < size; v += kLanes) {
     VecMask key, rank = {};
     memcpy(&key, keys + v, sizeof key);
     for (int32_t i = 0; i < size; ++i) rank -= (keys[i] > key) | ((keys[i] == key) & (i - v < lanes));
     memcpy(ranks + v, &rank, sizeof rank);
   }
-  for (int64_t i = 0; i < size; ++i) {
-    if (ranks[i] >= best.k) continue;
-    best.score[ranks[i]] = score[i];
-    best.index[ranks[i]] = index[i];
-  }
+  float sorted_score[kShortlist];
+  int32_t sorted_index[kShortlist];
+  for (int64_t i = 0; i < size; ++i) sorted_score[ranks[i]] = score[i], sorted_index[ranks[i]] = index[i];
+  for (int64_t i = 0; i < least(size, best.k); ++i) best.score[i] = sorted_score[i], best.index[i] = sorted_index[i];
   best.size = least(size, best.k);
   return true;
 }
@@ -178,12 +178,13 @@ void topk_neighbours_cpu(const TopkArgs& args, int threads) {
     float* strip = rows + kTileRows * channels;
     if (count < kTileRows) memset(rows, 0, kTileRows * channels * sizeof(float));
     for (int64_t i = 0; i < count; ++i) unit_row(args.f + (b * nodes + i0 + i) * channels, channels, rows + i * channels);
+    const auto multiply = count > kFewRows ? multiply_tile<kTileRows> : multiply_tile<kFewRows>;
     float* kept = static_cast<float*>(scratch(2, kTileRows * k * sizeof(float)));
     int32_t* index = args.index + (b * nodes + i0) * k;
     for (int64_t first = 0; first < nodes; first += kStripColumns) {
       const int64_t width = least(kStripColumns, nodes - first);
       for (int64_t j = 0; j < width; j += kTileColumns)
-        multiply_tile(rows, channels, packed + b * panels * panel_size + (first + j) * channels, channels, strip + j, pitch);
+        multiply(rows, channels, packed + b * panels * panel_size + (first + j) * channels, channels, strip + j, pitch);
       for (int64_t i = 0; i < count; ++i) {
         const float* position = args.position ? args.position + (i0 + i) * nodes + first : nullptr;
         const float floor = floor_of(strip + i * pitch, position, width, k);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,22 @@ def output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: tuple[Any, ...]
     """A fresh array, or the caller's `out` when it has the right shape and type and overlaps no input."""
     if out is None:
         return np.empty(shape, dtype)
+    fits = (
+        isinstance(out, np.ndarray)
+        and out.dtype == dtype
+        and out.shape == shape
+        and out.flags.c_contiguous
+        and out.flags.writeable
+    )
+    if not fits:
+        _refuse_output(out, shape, dtype)
+    if any(isinstance(array, np.ndarray) and np.may_share_memory(out, array) for array in inputs):
+        raise ValueError("out shares memory with an input; expected an array of its own.")
+    return out
+
+
+def _refuse_output(out: Any, shape: tuple[int, ...], dtype: Any) -> NoReturn:
+    """Say which of its properties makes `out` unfit; the text is made only here, not at every frame."""
     wanted = f"a writable C-contiguous {np.dtype(dtype)} array of shape {shape}"
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a {type(out).__name__}; expected {wanted}.")
@@ -116,11 +132,7 @@ def output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: tuple[Any, ...]
         raise TypeError(f"out is {out.dtype}; expected {wanted}.")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}; expected {wanted}.")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError(f"out is read-only or not C-contiguous; expected {wanted}.")
-    if any(isinstance(array, np.ndarray) and np.may_share_memory(out, array) for array in inputs):
-        raise ValueError("out shares memory with an input; expected an array of its own.")
-    return out
+    raise ValueError(f"out is read-only or not C-contiguous; expected {wanted}.")
 
 
 def cluster_shapes(patches: tuple[int, ...], centroids: tuple[int, ...]) -> None:
