@@ -21,16 +21,15 @@ namespace {
 constexpr std::chrono::microseconds kAttention{30};
 
 template <class Condition>
-bool soon(const Condition& holds) {
-  for (const auto end = std::chrono::steady_clock::now() + kAttention; std::chrono::steady_clock::now() < end;) {
-    if (holds()) return true;
+void look_for(const Condition& holds) {
+  const auto end = std::chrono::steady_clock::now() + kAttention;
+  while (!holds() && std::chrono::steady_clock::now() < end) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
   }
-  return holds();
 }
 
 struct Job {
@@ -50,6 +49,7 @@ class Pool {
     job.cpu = sched_getcpu();
     {
       std::lock_guard<std::mutex> lock(mutex_);
+      threads_.reserve(static_cast<size_t>(job.workers));  // push_back must not throw while a thread is at hand
       while (static_cast<int>(threads_.size()) < job.workers - 1) {
         std::thread thread(&Pool::work, this, static_cast<int>(threads_.size()) + 1, generation_.load());
         threads_.push_back({thread.native_handle(), -1});
@@ -68,7 +68,7 @@ class Pool {
     open_ = false;  // who has not woken by now is not waited for
     if (active_.load() != 0) {
       lock.unlock();
-      soon([this] { return active_.load() == 0; });
+      look_for([this] { return active_.load() == 0; });
       lock.lock();
       done_.wait(lock, [this] { return active_.load() == 0; });
     }
@@ -122,7 +122,7 @@ class Pool {
       if (active_.fetch_sub(1) == 1) done_.notify_one();
       lock.unlock();
       // Not where the caller runs: it would be kept from its next job.
-      if (sched_getcpu() != job.cpu) soon([&] { return generation_.load() != seen; });
+      if (sched_getcpu() != job.cpu) look_for([&] { return generation_.load() != seen; });
       lock.lock();
     }
   }
