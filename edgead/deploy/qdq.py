@@ -144,15 +144,7 @@ def int8_model(
         chosen = _read_as_integers(typed, chosen)
         passed = _between(typed, chosen)
         chosen, operators = chosen | passed, operators | set(_PASSED_ON_U8)
-    options: dict[str, Any] = {
-        "ActivationSymmetric": not unsigned,
-        "WeightSymmetric": True,
-        "QuantizeBias": False,
-        "AddQDQPairToWeight": form == "qdq",
-        "DedicatedQDQPair": True,
-    }
-    if not unsigned:
-        options["OpTypesToExcludeOutputQuantization"] = sorted(operators)
+    options = _options(form, operators)
     activation = QuantType.QUInt8 if unsigned else QuantType.QInt8
     level = logging.getLogger().level
     try:
@@ -181,6 +173,20 @@ def int8_model(
     finally:
         logging.getLogger().setLevel(level)
     return bytes(made.SerializeToString())
+
+
+def _options(form: Form, operators: Collection[str]) -> dict[str, Any]:
+    """ONNX Runtime's options for a form."""
+    options: dict[str, Any] = {
+        "ActivationSymmetric": form != "u8s8",
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "AddQDQPairToWeight": form == "qdq",
+        "DedicatedQDQPair": True,
+    }
+    if form != "u8s8":
+        options["OpTypesToExcludeOutputQuantization"] = sorted(operators)
+    return options
 
 
 def _span(low: float, high: float) -> tuple[np.float32, np.float32]:
