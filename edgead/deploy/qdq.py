@@ -138,12 +138,7 @@ def int8_model(
         model, ranges = centred(model, ranges)
     typed = onnx.shape_inference.infer_shapes(model)
     spans: dict[str, Any] = {name: _span(low, high) for name, (low, high) in ranges.items()}
-    chosen = set(nodes)
-    operators = {node.op_type for node in typed.graph.node if node.name in chosen}
-    if unsigned:
-        chosen = _read_as_integers(typed, chosen)
-        passed = _between(typed, chosen)
-        chosen, operators = chosen | passed, operators | set(_PASSED_ON_U8)
+    chosen, operators = _chosen(typed, set(nodes), unsigned)
     options = _options(form, operators)
     activation = QuantType.QUInt8 if unsigned else QuantType.QInt8
     level = logging.getLogger().level
@@ -173,6 +168,15 @@ def int8_model(
     finally:
         logging.getLogger().setLevel(level)
     return bytes(made.SerializeToString())
+
+
+def _chosen(typed: onnx.ModelProto, nodes: set[str], unsigned: bool) -> tuple[set[str], set[str]]:
+    """Names of the nodes that the tool is told to quantise, and their operators."""
+    operators = {node.op_type for node in typed.graph.node if node.name in nodes}
+    if not unsigned:
+        return nodes, operators
+    nodes = _read_as_integers(typed, nodes)
+    return nodes | _between(typed, nodes), operators | set(_PASSED_ON_U8)
 
 
 def _options(form: Form, operators: Collection[str]) -> dict[str, Any]:

@@ -61,4 +61,11 @@ def test_the_command_line_loads_its_commands_late() -> None:
 def test_types_need_no_engine() -> None:
     loaded = loaded_by("from edgead import Frame, Outcome, Verdict")
     ours = {name for name in loaded if name.startswith("edgead")}
-    assert ours <= {"edgead", "edgead._version", "edgead.types", "edgead.frame", "edgead.errors"}
+    assert ours <= {
+        "edgead",
+        "edgead._version",
+        "edgead.types",
+        "edgead.appearance",
+        "edgead.frame",
+        "edgead.errors",
+    }
