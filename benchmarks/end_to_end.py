@@ -65,13 +65,13 @@ def main() -> int:
         ]
     found = measure(commands, root, options.threads, options.turns, options.peers)
     report = {
-        "command": "python benchmarks/end_to_end.py --bundle B --data ROOT --weights RESNET18.pth --peers FOLDER",
         "set": root.name,
         "threads": options.threads,
         "candidates": found,
         "ratios": ratios(found),
     }
-    save(f"end_to_end-{root.name}.json", report)
+    command = "python benchmarks/end_to_end.py --bundle B --data ROOT --weights W --peers FOLDER"
+    save(f"end_to_end-{root.name}", command, report)
     print(json.dumps(report, indent=1))
     return 0
 

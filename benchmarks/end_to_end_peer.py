@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-SIZE = 256
-
 
 def fit(name: str, root: Path, weights: Path, out: Path) -> None:
     import torch
@@ -61,7 +59,8 @@ def fit(name: str, root: Path, weights: Path, out: Path) -> None:
         logger=False,
     )
     engine.fit(model, datamodule=data)
-    path = engine.export(model, ExportType.OPENVINO, export_root=folder, input_size=(SIZE, SIZE))
+    # Without an input size its graph takes the camera's frames and resizes them to 256 x 256 itself.
+    path = engine.export(model, ExportType.OPENVINO, export_root=folder)
     assert path is not None
     for end in (".xml", ".bin"):
         Path(path).with_suffix(end).rename(out.with_suffix(end))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,15 +122,17 @@ class Detector:
         self._check_state()
         self._check_verified()
         wrapped = Frame.from_array(frame)
-        return self._detection(wrapped, self._scorer(wrapped))
+        with self._closed_meanwhile():
+            return self._detection(wrapped, self._scorer(wrapped))
 
     def batch(self, frames: Iterable[Any]) -> list[Detection]:
         """Judge several frames in order; preparing one overlaps with the engine on another."""
         self._check_state()
         self._check_verified()
         wrapped = [Frame.from_array(frame) for frame in frames]
-        scored = self._scorer.each(wrapped)
-        return [self._detection(frame, one) for frame, one in zip(wrapped, scored, strict=True)]
+        with self._closed_meanwhile():
+            scored = self._scorer.each(wrapped)
+            return [self._detection(f, one) for f, one in zip(wrapped, scored, strict=True)]
 
     def stream(self, source: Any, **options: Any) -> Stream:
         """Judge every frame of a source; see `edgead.stream.run` for sources and options."""
@@ -199,12 +202,12 @@ class Detector:
 
     def close(self) -> None:
         """Free the engine; safe to call twice."""
-        if not self._closed and os.getpid() == self._pid:
+        was_closed, self._closed = self._closed, True  # before the engine goes: who judges asks
+        if not was_closed and os.getpid() == self._pid:
             if self._recheck is not None:
                 self._recheck.close()
             self._scorer.close()
             self._backend.close()
-        self._closed = True
 
     def __enter__(self) -> Detector:
         return self
@@ -258,6 +261,16 @@ class Detector:
             raise BackendError(
                 "MODEL_UNVERIFIED", self._unverified, "Run: edgead verify BUNDLE, then start again."
             )
+
+    @contextlib.contextmanager
+    def _closed_meanwhile(self) -> Iterator[None]:
+        """Another thread closed the detector under this one: the same error as a moment later."""
+        try:
+            yield
+        except BackendError as error:
+            if error.code == "CLOSED":
+                self._check_state()
+            raise
 
     def _check_state(self) -> None:
         if self._closed:

@@ -238,7 +238,10 @@ def test_heads_that_lack_what_they_need() -> None:
         Head(HeadSpec(kind="max", sigma=0.0), {})(
             {"anomaly_map": np.arange(16, dtype=np.float32).reshape(1, 4, 4)}, everything
         )
-    assert str(error.value) == "[VIEW_EMPTY] the ignore polygons leave nothing to look at."
+    assert str(error.value) == (
+        "[VIEW_EMPTY] the ignored places leave no cell of the map to look at. "
+        "Set another view: edgead view BUNDLE, then commission it."
+    )
     damaged = tiny_bundle(**{"head.safetensors": b"not tensors"})
     with pytest.raises(BundleError) as error:
         Detector(damaged, backend="openvino")
