@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edgead.kernels import topk_neighbours
+
 __all__ = ["SGBlock", "max_relative", "position_code"]
 
 
@@ -98,6 +100,8 @@ class SGBlock(nn.Module):
 
     def nearest(self, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         """Top-K of W_s = cos(f, g) - cos(P, P) in each row (Eqs. 4, 5): [B, N, K] int64."""
+        if self.training and f.device.type == "cpu":
+            return self._nearest_by_kernel(f, g)
         f, g = F.normalize(f.float(), dim=2), F.normalize(g.float(), dim=2)
         if self.position is not None:
             # [f, -P] [g, P]^T is the difference in one product, with no N x N constant in the graph.
@@ -106,6 +110,17 @@ class SGBlock(nn.Module):
         sparse = f @ g.transpose(1, 2)
         index = sparse.topk(self.neighbours * self.dilation, dim=2).indices
         return index[:, :, :: self.dilation]
+
+    def _nearest_by_kernel(self, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """The same by `edgead.kernels.topk_neighbours`; an exported graph has standard operators only."""
+        code = None if self.position is None else self.position.numpy()
+        index = topk_neighbours(
+            f.detach().float().numpy(),
+            g.detach().float().numpy(),
+            None if code is None else code @ code.T,  # W_p
+            self.neighbours * self.dilation,
+        )
+        return torch.from_numpy(index).long()[:, :, :: self.dilation]
 
     def update(
         self, dense: torch.Tensor, sparse: torch.Tensor, size: torch.Size | tuple[int, int]

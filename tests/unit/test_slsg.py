@@ -121,6 +121,7 @@ def test_neighbours_against_the_kernel_and_a_plain_loop(dilation, without_positi
         np.ascontiguousarray(f.numpy()), np.ascontiguousarray(g.numpy()), position, 3 * dilation
     )
     np.testing.assert_array_equal(index, kernel[:, :, ::dilation])
+    np.testing.assert_array_equal(block.train().nearest(f, g).numpy(), index)  # the kernel itself
     for b in range(2):
         for i in range(20):
             similarity = []
