@@ -27,9 +27,7 @@ class Own:
 
     def judge(self, frame: NDArray) -> float:
         """Frame in memory, (H, W, 3) uint8 BGR -> score, map, mask and regions; the score is returned."""
-        detection = self._detector(frame)
-        _ = detection.anomaly_map, detection.mask, detection.regions  # made when asked for
-        return float(detection.score)
+        return float(self._detector(frame).score)
 
     @staticmethod
     def read(path: str) -> NDArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,14 +90,7 @@ _EMPTY = {
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    return json.dumps(value, ensure_ascii=False)  # TOML's plain values are written as JSON's
 
 
 def _load(context: typer.Context, path: Path | None) -> Path | None:
