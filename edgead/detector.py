@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgead.appearance import LOOKS, decode_looks
-from edgead.backends import open_backend
 from edgead.bundle import Bundle, read_bundle
-from edgead.choice import choose
-from edgead.errors import BackendError, BundleError, EdgeadError, StateError
+from edgead.choice import Choice
+from edgead.errors import StateError
 from edgead.frame import Frame
-from edgead.golden import check_golden
-from edgead.postprocess import Postprocess
+from edgead.loaded import LoadedBundle
 from edgead.recheck import Recheck
-from edgead.scorer import Scored, Scorer
+from edgead.swap import ShadowReport, Swappable, require_memory
 from edgead.types import Detection
-from edgead.view import check_commissioned
 
 if TYPE_CHECKING:
     from edgead.stream import Stream
@@ -28,6 +23,9 @@ if TYPE_CHECKING:
     from edgead.stream.triggered import Triggered
 
 __all__ = ["Detector"]
+
+#: What a second engine takes: this and so much for each byte of the bundle (4 to 8 were seen).
+_ENGINE_BYTES, _BYTES_PER_BYTE = 64_000_000, 8
 
 
 class Detector:
@@ -73,39 +71,32 @@ class Detector:
         recheck_minutes: float | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        manifest = self.bundle.manifest
-        check_commissioned(manifest)
-        if LOOKS in self.bundle.members:
-            decode_looks(self.bundle.members[LOOKS])
-        self.choice = choose(self.bundle, backend, precision)
-        self._backend = open_backend(
-            self.choice.backend,
-            self.bundle.members,
-            precision=self.choice.precision,
-            threads=threads or self.choice.threads,
-            cache_dir=None if cache_dir is None else str(cache_dir),
+        self._load = functools.partial(
+            LoadedBundle,
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            score_only=score_only,
+            check_ranges=check_ranges,
+            cache_dir=cache_dir,
         )
+        self._models = Swappable(self._load(bundle, self_check=self_check))
         self._pid = os.getpid()
         self._closed = False
-        self._unverified = ""  # why the latest golden check failed
+        self._is_streaming = False
         self._recheck: Recheck | None = None
-        try:
-            self._scorer = Scorer(self.bundle, self._backend, check_ranges=check_ranges)
-            self._postprocess = Postprocess(
-                manifest.head,
-                manifest.input,
-                manifest.thresholds,
-                manifest.units,
-                score_only=score_only,
-            )
-            if self_check:
-                self.verify(strict=True)
-        except BaseException:
-            self._backend.close()
-            raise
         if recheck_minutes is not None:
             self._recheck = Recheck(self.verify, recheck_minutes)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle in use; see `swap`."""
+        return self._models.live.bundle
+
+    @property
+    def choice(self) -> Choice:
+        """Back end and precision in use, and why."""
+        return self._models.live.choice
 
     def __call__(self, frame: Any) -> Detection:
         """Judge one frame.
@@ -119,29 +110,27 @@ class Detector:
                 latest golden check failed.
             StateError: CLOSED or FORKED.
         """
+        return self.judge_with_generation(frame)[0]
+
+    def judge_with_generation(self, frame: Any) -> tuple[Detection, int]:
+        """Judge one frame, and say which generation did: +1 with each `swap` and `roll_back`."""
         self._check_state()
-        self._check_verified()
-        wrapped = Frame.from_array(frame)
-        with self._closed_meanwhile():
-            return self._detection(wrapped, self._scorer(wrapped))
+        return self._models.judge_with_generation(Frame.from_array(frame))
 
     def batch(self, frames: Iterable[Any]) -> list[Detection]:
         """Judge several frames in order; preparing one overlaps with the engine on another."""
         self._check_state()
-        self._check_verified()
         wrapped = [Frame.from_array(frame) for frame in frames]
-        with self._closed_meanwhile():
-            scored = self._scorer.each(wrapped)
-            return [self._detection(f, one) for f, one in zip(wrapped, scored, strict=True)]
+        with self._models.using() as (model, _):
+            return model.batch(wrapped)
 
     def stream(self, source: Any, **options: Any) -> Stream:
         """Judge every frame of a source; see `edgead.stream.run` for sources and options."""
         from edgead import stream
 
         self._check_state()
-        hold_off_builds = getattr(self._backend, "hold_off_builds", None)
-        if hold_off_builds is not None:
-            hold_off_builds()
+        self._is_streaming = True
+        self._hold_off_builds()
         return stream.run(self, source, **options)
 
     def triggered(self, *, deadline_ms: float | None, **options: Any) -> Triggered:
@@ -162,14 +151,80 @@ class Detector:
         Args:
             bundle_hash: Of the detection to compare; another bundle than the one in use gives None.
         """
-        from edgead.stream.drift_reference import DriftReference
+        return self._models.live.drift_reference(bundle_hash)
 
-        return DriftReference.of(self.bundle) if bundle_hash == self.bundle.hash else None
+    def swap(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str | None = None,
+        precision: str | None = None,
+    ) -> int:
+        """Judge with another bundle from some frame on, while streams and stations go on.
+
+        The present one serves until the new one is loaded, warm and has judged its golden images as
+        it should; when anything of that fails, the present one stays. Each frame is judged by one
+        bundle from beginning to end. The one before it is kept for `roll_back`.
+
+        Args:
+            bundle: A ``.edgead`` file, or a bundle in memory.
+            backend: None for what this detector was opened with.
+            precision: Likewise.
+
+        Returns:
+            The new generation, as in `edgead.types.Outcome`.
+
+        Raises:
+            StateError: MEMORY: there is no room for two at a time; CLOSED; FORKED.
+            BundleError: As when it is opened, and GOLDEN.
+            BackendError: As when it is opened.
+        """
+        generation = self._models.switch(self._loaded_beside(bundle, backend, precision))
+        self._hold_off_builds()
+        return generation
+
+    def roll_back(self) -> int:
+        """Judge again with the bundle before the last `swap`: the new generation.
+
+        Raises:
+            StateError: NO_PREVIOUS when there is none; CLOSED; FORKED.
+        """
+        self._check_state()
+        generation = self._models.roll_back()
+        self._hold_off_builds()
+        return generation
+
+    def start_shadow(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        """Let another bundle judge the same frames beside this one, without a say: to compare.
+
+        Args:
+            bundle: As of `swap`.
+            backend: Likewise.
+            precision: Likewise.
+
+        Raises:
+            StateError: SHADOW when one is running; and as of `swap`.
+        """
+        self._models.start_shadow(self._loaded_beside(bundle, backend, precision))
+
+    def end_shadow(self) -> ShadowReport:
+        """Stop it: what both judged, and where they gave another verdict.
+
+        Raises:
+            StateError: SHADOW when none is running.
+        """
+        return self._models.end_shadow()
 
     @property
     def unverified(self) -> str:
         """Why the latest golden check failed; empty when it held."""
-        return self._unverified
+        return self._models.live.unverified
 
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
         """Judge the bundle's golden images on this machine and back end.
@@ -186,28 +241,16 @@ class Detector:
             BundleError: GOLDEN, with ``strict``.
         """
         self._check_state()
-        try:
-            result = check_golden(self.bundle, self._scorer, self.choice.precision)
-        except EdgeadError as error:
-            self._unverified = f"its golden images cannot be judged: {error}"
-            raise
-        self._unverified = "" if result["ok"] else self._worst_of(result)
-        if strict and self._unverified:
-            raise BundleError(
-                "GOLDEN",
-                self._unverified,
-                "Not started. Try another backend or precision, or make the bundle again.",
-            )
-        return result
+        with self._models.using() as (model, _):
+            return model.verify(strict=strict)
 
     def close(self) -> None:
-        """Free the engine; safe to call twice."""
-        was_closed, self._closed = self._closed, True  # before the engine goes: who judges asks
+        """Free the engine, when the last frame has left it; safe to call twice."""
+        was_closed, self._closed = self._closed, True
         if not was_closed and os.getpid() == self._pid:
             if self._recheck is not None:
                 self._recheck.close()
-            self._scorer.close()
-            self._backend.close()
+            self._models.close()
 
     def __enter__(self) -> Detector:
         return self
@@ -228,49 +271,22 @@ class Detector:
             "Send the bundle's path and open a Detector in the other process.",
         )
 
-    def _detection(self, frame: Frame, scored: Scored) -> Detection:
-        started = time.perf_counter()
-        found = self._postprocess(scored.anomaly_map, scored.score, scored.placement)
-        scored.timings_ms["postprocess"] = (time.perf_counter() - started) * 1e3
-        return Detection(
-            verdict=found.verdict,
-            score=found.score,
-            threshold=self.bundle.manifest.thresholds.threshold,
-            confidence=found.confidence,
-            anomaly_map=found.anomaly_map,
-            mask=found.mask,
-            regions=found.regions,
-            timings_ms=scored.timings_ms,
-            frame_id=frame.frame_id,
-            bundle_hash=self.bundle.hash,
-            backend=self.choice.backend,
-            precision=self.choice.precision,
-            placement=scored.placement,
-            appearance=scored.appearance,
-        )
+    def _loaded_beside(
+        self, bundle: str | Path | Bundle, backend: str | None, precision: str | None
+    ) -> LoadedBundle:
+        """Another bundle, ready to judge, while the present one serves."""
+        self._check_state()
+        opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        weights = sum(map(len, opened.members.values()))
+        require_memory(_ENGINE_BYTES + _BYTES_PER_BYTE * weights)
+        asked: dict[str, Any] = {"backend": backend, "precision": precision}
+        return self._load(opened, **{name: value for name, value in asked.items() if value})
 
-    def _worst_of(self, result: dict[str, Any]) -> str:
-        worst = max(result["images"], key=lambda image: float(image["over"]))
-        return (
-            f"{worst['name']} scored {worst['score']:.5g}, expected {worst['expected']:.5g} "
-            f"± {worst['allowed']:.2g}, on {self.choice.backend} {self.choice.precision}."
-        )
-
-    def _check_verified(self) -> None:
-        if self._unverified:
-            raise BackendError(
-                "MODEL_UNVERIFIED", self._unverified, "Run: edgead verify BUNDLE, then start again."
-            )
-
-    @contextlib.contextmanager
-    def _closed_meanwhile(self) -> Iterator[None]:
-        """Another thread closed the detector under this one: the same error as a moment later."""
-        try:
-            yield
-        except BackendError as error:
-            if error.code == "CLOSED":
-                self._check_state()
-            raise
+    def _hold_off_builds(self) -> None:
+        """While a camera runs, the engine in use keeps others from being compiled."""
+        if self._is_streaming:
+            with self._models.using() as (model, _):
+                model.hold_off_builds()
 
     def _check_state(self) -> None:
         if self._closed:

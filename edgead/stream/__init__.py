@@ -20,8 +20,8 @@ from edgead.stream.pipeline import Judge, Stream
 from edgead.stream.replay import Rejects
 from edgead.stream.sources import Source, open_source
 from edgead.stream.supervised import Supervised
-from edgead.stream.swap import Swappable
 from edgead.stream.triggered import Triggered
+from edgead.swap import Swappable
 from edgead.types import Frame, Outcome
 
 __all__ = [

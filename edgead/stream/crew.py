@@ -16,7 +16,6 @@ from edgead.stream.checks import DetectionCheck
 from edgead.stream.lane import Lane
 from edgead.stream.ledger import Ticket
 from edgead.stream.reasons import FailCode
-from edgead.stream.swap import Swappable
 from edgead.stream.watchdog import Restarts, Throttle
 from edgead.types import Detection, Frame
 
@@ -35,7 +34,8 @@ class Crew:
     """Worker threads on one judge.
 
     Args:
-        judge: Called from ``size`` threads at once.
+        judge: Called from ``size`` threads at once; by its method ``judge_with_generation``, where
+            it has one, as `edgead.swap.Swappable`.
         lanes: Where the frames are.
         size: Number of threads.
         changed: The stream's condition; notified when a frame was taken or settled.
@@ -60,6 +60,7 @@ class Crew:
         self.throttle = Throttle()
         self.threads: list[threading.Thread] = []
         self._judge = judge
+        self._judge_with_generation = getattr(judge, "judge_with_generation", self._unnumbered)
         self._turn = deque(lanes)
         self._size = size
         self._changed = changed
@@ -145,10 +146,7 @@ class Crew:
 
     def _judged(self, frame: Frame) -> tuple[Detection, int] | EdgeadError:
         try:
-            if isinstance(self._judge, Swappable):
-                detection, generation = self._judge.judge(frame)
-            else:
-                detection, generation = self._judge(frame), 0
+            detection, generation = self._judge_with_generation(frame)
             return self._check(detection) or (detection, generation)
         except EdgeadError as error:
             return error
@@ -157,6 +155,10 @@ class Crew:
                 FailCode.BACKEND_ERROR.value,
                 f"the judge raised {type(error).__name__}: {error}",
             )
+
+    def _unnumbered(self, frame: Frame) -> tuple[Detection, int]:
+        """Of a judge that never changes its model."""
+        return self._judge(frame), 0
 
     def _take(self, me: threading.Thread) -> tuple[Lane, Ticket] | None:
         """Wait for a frame, taking the sources in turn."""

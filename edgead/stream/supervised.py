@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,18 @@ __all__ = ["Supervised"]
 MakeJudge: TypeAlias = Callable[[], Callable[[Frame], Detection]]
 
 _PROGRAM = "edgead.stream.supervised:work"
+
+
+class _Judged(NamedTuple):
+    """The worker's answer.
+
+    Attributes:
+        detection: Of the frame.
+        drift: With the first detection of a bundle, its hash and what it was commissioned on.
+    """
+
+    detection: Detection
+    drift: tuple[str, Any] | None
 
 
 class Supervised:
@@ -61,6 +73,7 @@ class Supervised:
         self._is_closed = False
         self._given_up: JudgeLost | None = None
         self._memory: mmap.mmap | None = None
+        self._drift: tuple[str, Any] = ("", None)  # bundle hash, its reference
         self._child = self._start()
         self._is_ready = False
 
@@ -103,9 +116,16 @@ class Supervised:
                 answer = self._answer(self._hang_s)
             except (EOFError, OSError) as error:
                 raise self._lost(error) from error
-        if isinstance(answer, Detection):
-            return answer
-        raise _error_of(answer)
+        if not isinstance(answer, _Judged):
+            raise _error_of(answer)
+        if answer.drift is not None:
+            self._drift = answer.drift
+        return answer.detection
+
+    def drift_reference(self, bundle_hash: str) -> Any:
+        """What the worker's judge said of the bundle; streams ask it. Never waits for the worker."""
+        known, reference = self._drift
+        return reference if bundle_hash == known else None
 
     def close(self) -> None:
         """Kill the worker; a call that is running raises WORKER_LOST. Safe to call twice."""
@@ -216,6 +236,8 @@ def work(control: Connection, memory_fd: int) -> None:
         return
     control.send("ready")
     memory: mmap.mmap | None = None
+    drift_reference = getattr(judge, "drift_reference", lambda _: None)
+    bundle_hash = ""
     while True:
         about = control.recv()
         shape, dtype = about.pop("shape"), np.dtype(about.pop("dtype"))
@@ -225,7 +247,15 @@ def work(control: Connection, memory_fd: int) -> None:
         pixels = np.frombuffer(memory, dtype, int(np.prod(shape))).reshape(shape)
         try:
             frame = Frame(pixels, PixelFormat(about.pop("format")), **about)
-            control.send(judge(frame))
+            detection = judge(frame)
+            if not isinstance(detection, Detection):
+                control.send(detection)
+                continue
+            drift = None
+            if detection.bundle_hash != bundle_hash:
+                bundle_hash = detection.bundle_hash
+                drift = bundle_hash, drift_reference(bundle_hash)
+            control.send(_Judged(detection, drift))
         except EdgeadError as error:
             control.send((error.code, error.message, error.hint))
         except BaseException as error:  # the frame must be settled whatever happened

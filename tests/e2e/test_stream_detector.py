@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from edgead import Detector, images
+from edgead.bundle import read_bundle
 from edgead.stream import Supervised, Swappable, Triggered, run
+from edgead.stream.drift_reference import DriftReference
 from edgead.stream.journal import Journal
 from edgead.stream.journal_read import verify_journal
 from edgead.stream.replay import replay
@@ -71,9 +73,14 @@ def test_a_folder_gives_the_same_scores(
 
 def test_a_worker_process_gives_the_same_scores(frames: list[Frame], scores: list[float]) -> None:
     judge = Supervised(functools.partial(Detector, BUNDLE, **OPTIONS))
-    outcomes = list(run(judge, frames))
+    stream = run(judge, frames)
+    outcomes = list(stream)
     judge.close()
     assert [o.detection.score for o in outcomes if o.detection] == scores
+    reference = DriftReference.of(read_bundle(BUNDLE))
+    assert stream.drift.status().images == reference.images
+    assert judge.drift_reference(read_bundle(BUNDLE).hash).limits == reference.limits
+    assert judge.drift_reference("another") is None
 
 
 def test_eight_cameras_on_one_engine(

@@ -13,7 +13,7 @@ import pytest
 from bundles import tiny_bundle, tiny_frame
 from gravel import PATH, gravel_bundle, gravel_frame, looking_at, with_blot
 
-import edgead.detector
+import edgead.loaded
 from edgead import Detector, Verdict
 from edgead.errors import BackendError, BundleError, EdgeadError, FrameError, StateError
 from edgead.frame import Frame, PixelFormat
@@ -228,7 +228,7 @@ def test_it_cannot_be_pickled():
 
 
 def _on(backend, monkeypatch, bundle=None, **options):
-    monkeypatch.setattr(edgead.detector, "open_backend", lambda *_, **__: backend)
+    monkeypatch.setattr(edgead.loaded, "open_backend", lambda *_, **__: backend)
     return Detector(bundle or tiny_bundle(), backend="openvino", **options)
 
 

@@ -171,7 +171,7 @@ def test_closing_while_other_threads_judge_is_an_error_there_and_nothing_worse(
 def test_a_closed_detector_holds_no_engine(backend: str) -> None:
     detector = Detector(tiny_bundle(), backend=backend, threads=1)
     detector(tiny_frame())
-    request = weakref.ref(detector._scorer._free[0])
+    request = weakref.ref(detector._models.live._scorer._free[0])
     detector.close()
     gc.collect()
     assert request() is None

@@ -232,7 +232,7 @@ class Opened(Detector):
     """A detector on `LocalBackend`."""
 
     def __init__(self, ready):
-        with mock.patch("edgead.detector.open_backend", return_value=LocalBackend()):
+        with mock.patch("edgead.loaded.open_backend", return_value=LocalBackend()):
             super().__init__(ready, backend="onnxruntime", self_check=False, check_ranges=False)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from edgead.errors import EdgeadError, StateError
 from edgead.types import Detection, Frame, Verdict
@@ -19,6 +20,9 @@ from edgead.types import Detection, Frame, Verdict
 __all__ = ["Disagreement", "ShadowReport", "Swappable", "require_memory"]
 
 Judge: TypeAlias = Callable[[Frame], Detection]
+J = TypeVar("J", bound=Judge)
+
+_SHADOW_ENDS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,16 @@ class ShadowReport:
     latest: tuple[Disagreement, ...]
 
 
-class _Model:
-    """A judge with its generation, and how many frames are in it."""
+class _Model(Generic[J]):
+    """A judge, and how many frames are in it."""
 
-    def __init__(self, judge: Judge, generation: int) -> None:
+    def __init__(self, judge: J) -> None:
         self.judge = judge
-        self.generation = generation
         self.users = 0
         self.is_retired = False
 
 
-class Swappable:
+class Swappable(Generic[J]):
     """A judge that can be exchanged between two frames; itself a judge.
 
     Args:
@@ -69,37 +72,62 @@ class Swappable:
             wanted and its last frame has left it.
     """
 
-    def __init__(self, judge: Judge) -> None:
-        self._lock = threading.Lock()
-        self._live = _Model(judge, 0)
-        self._previous: _Model | None = None
+    def __init__(self, judge: J) -> None:
+        self._lock = threading.Lock()  # of all that follows
+        self._live = _Model(judge)
+        self._generation = 0
+        self._previous: _Model[J] | None = None
         self._shadow: _Shadow | None = None
+        self._is_closed = False
+
+    @property
+    def live(self) -> J:
+        """The model that judges the next frame."""
+        return self._live.judge
 
     @property
     def generation(self) -> int:
         """Number of the live model: +1 with every switch and roll-back, never back."""
-        return self._live.generation
+        return self._generation
 
     def __call__(self, frame: Frame) -> Detection:
         """Judge with the live model."""
-        return self.judge(frame)[0]
+        return self.judge_with_generation(frame)[0]
 
-    def judge(self, frame: Frame) -> tuple[Detection, int]:
-        """Judge, and say which generation did."""
+    def judge_with_generation(self, frame: Frame) -> tuple[Detection, int]:
+        """Judge, and say which generation did; streams ask for it."""
+        with self.using() as (model, generation):
+            detection = model(frame)
+        shadow = self._shadow
+        if shadow is not None:
+            shadow.offer(frame, detection)
+        return detection, generation
+
+    @contextmanager
+    def using(self) -> Iterator[tuple[J, int]]:
+        """The live model and its generation; it stays open until the end of the ``with``.
+
+        Raises:
+            StateError: CLOSED.
+        """
         with self._lock:
-            model, shadow = self._live, self._shadow
+            self._check_open()
+            model, generation = self._live, self._generation
             model.users += 1
         try:
-            detection = model.judge(frame)
+            yield model.judge, generation
         finally:
             with self._lock:
                 model.users -= 1
-            self._free(model)
-        if shadow is not None:
-            shadow.offer(frame, detection)
-        return detection, model.generation
+                is_over = model.is_retired and not model.users
+            if is_over:
+                _close(model.judge)
 
-    def switch(self, judge: Judge, *, check: Callable[[Judge], None] | None = None) -> int:
+    def drift_reference(self, bundle_hash: str) -> Any:
+        """What the live model says of it, None for one that says nothing; streams ask it."""
+        return getattr(self.live, "drift_reference", lambda _: None)(bundle_hash)
+
+    def switch(self, judge: J, *, check: Callable[[J], None] | None = None) -> int:
         """Make ``judge`` the live model.
 
         Args:
@@ -109,6 +137,9 @@ class Swappable:
 
         Returns:
             The new generation.
+
+        Raises:
+            StateError: CLOSED; ``judge`` is closed too.
         """
         if check is not None:
             try:
@@ -116,42 +147,49 @@ class Swappable:
             except BaseException:
                 _close(judge)
                 raise
-        with self._lock:
-            old, gone = self._live, self._previous
-            self._live = _Model(judge, old.generation + 1)
-            self._previous = old
-            if gone is not None:
-                gone.is_retired = True
-        if gone is not None:
-            self._free(gone)
-        return self._live.generation
+        try:
+            with self._lock:
+                self._check_open()
+                unwanted = self._retire(self._previous)
+                self._live, self._previous = _Model(judge), self._live
+                self._generation = generation = self._generation + 1
+        except StateError:
+            _close(judge)
+            raise
+        _close_all(unwanted)
+        return generation
 
     def roll_back(self) -> int:
         """Make the model before the last switch live again, under a new generation.
 
         Raises:
-            StateError: NO_PREVIOUS when there was no switch, or it was rolled back already.
+            StateError: CLOSED, or NO_PREVIOUS: there was no switch, or it was rolled back already.
         """
         with self._lock:
-            old, back = self._live, self._previous
-            if back is None:
+            self._check_open()
+            if self._previous is None:
                 raise StateError("NO_PREVIOUS", "there is no earlier model to go back to.")
-            self._live = _Model(back.judge, old.generation + 1)
-            self._previous = None
-            old.is_retired = True
-        self._free(old)
-        return self._live.generation
+            unwanted = self._retire(self._live)
+            self._live, self._previous = self._previous, None
+            self._generation = generation = self._generation + 1
+        _close_all(unwanted)
+        return generation
 
     def start_shadow(self, judge: Judge) -> None:
         """Let ``judge`` judge the same frames, after the live model and without slowing it.
 
         Raises:
-            StateError: SHADOW when one is running.
+            StateError: CLOSED, or SHADOW when one is running; ``judge`` is closed.
         """
-        with self._lock:
-            if self._shadow is not None:
-                raise StateError("SHADOW", "a shadow model is running.", "End it first.")
-            self._shadow = _Shadow(judge)
+        try:
+            with self._lock:
+                self._check_open()
+                if self._shadow is not None:
+                    raise StateError("SHADOW", "a shadow model is running.", "End it first.")
+                self._shadow = _Shadow(judge)
+        except StateError:
+            _close(judge)
+            raise
 
     def end_shadow(self) -> ShadowReport:
         """Stop the shadow model, close it and report.
@@ -172,28 +210,36 @@ class Swappable:
         return None if shadow is None else shadow.report()
 
     def close(self) -> None:
-        """Close all models; frames in them end first."""
+        """Close all models, each when its last frame has left it; safe to call twice."""
         with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
             shadow, self._shadow = self._shadow, None
-            models = [m for m in (self._live, self._previous) if m is not None]
+            unwanted = self._retire(self._live) + self._retire(self._previous)
             self._previous = None
-            for model in models:
-                model.is_retired = True
         if shadow is not None:
             shadow.stop()
-        for model in models:
-            self._free(model)
+        _close_all(unwanted)
 
-    def _free(self, model: _Model) -> None:
-        with self._lock:
-            if not model.is_retired or model.users:
-                return
-            model.is_retired = False  # once
-        _close(model.judge)
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StateError("CLOSED", "this judge is closed.", "Open a new one.")
+
+    @staticmethod
+    def _retire(model: _Model[J] | None) -> list[J]:
+        """Want a model no longer; it, if no frame is in it. Called under the lock, once a model."""
+        if model is None:
+            return []
+        model.is_retired = True
+        return [] if model.users else [model.judge]
 
 
 class _Shadow:
-    """A thread that judges again what the live model judged, dropping what it cannot keep up with."""
+    """A thread that judges again what the live model judged, dropping what it cannot keep up with.
+
+    It closes its judge at its end: one that hangs is never closed under itself.
+    """
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
@@ -217,8 +263,7 @@ class _Shadow:
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
-        self._thread.join(10)
-        _close(self._judge)
+        self._thread.join(_SHADOW_ENDS_S)
 
     def report(self) -> ShadowReport:
         with self._changed:
@@ -236,7 +281,7 @@ class _Shadow:
                 while not self._waiting and not self._is_stopping:
                     self._changed.wait()
                 if not self._waiting:
-                    return
+                    break
                 frame, live = self._waiting.popleft()
             try:
                 detection = self._judge(frame)
@@ -245,6 +290,7 @@ class _Shadow:
                     self._failed += 1
                 continue
             self._compare(frame, live, detection)
+        _close(self._judge)
 
     def _compare(self, frame: Frame, live: Detection, shadow: Detection) -> None:
         with self._changed:
@@ -281,6 +327,11 @@ def require_memory(needed_bytes: int, *, meminfo: Path = Path("/proc/meminfo")) 
             "Stop the stream, change the bundle and start again.",
         )
     return available
+
+
+def _close_all(judges: Iterable[Judge]) -> None:
+    for judge in judges:
+        _close(judge)
 
 
 def _close(judge: Judge) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgead.errors import StateError
 from edgead.stream import Swappable, run
-from edgead.stream.swap import require_memory
+from edgead.swap import require_memory
 from edgead.testing import detection_of, textured
 from edgead.types import Detection, Frame, Verdict
 
@@ -34,7 +34,7 @@ FRAME = Frame(textured(1))
 def test_switch_and_roll_back() -> None:
     a, b, c = Model("a"), Model("b"), Model("c")
     holder = Swappable(a)
-    assert holder.judge(FRAME)[1] == 0
+    assert holder.judge_with_generation(FRAME)[1] == 0
     assert holder.switch(b) == 1
     assert holder.switch(c) == 2
     assert (a.closed, b.closed) == (1, 0)  # b is kept for a roll-back
@@ -81,6 +81,49 @@ def test_the_last_frame_in_an_old_model_frees_it() -> None:
     assert slow.closed == 1
 
 
+def test_a_frame_that_began_before_the_switch_keeps_its_model_after_a_roll_back() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(Model):
+        def __call__(self, frame: Frame) -> Detection:
+            if frame is FRAME:
+                entered.set()
+                release.wait(5)
+            return super().__call__(frame)
+
+    slow = Slow("slow")
+    holder = Swappable(slow)
+    thread = threading.Thread(target=holder, args=(FRAME,))
+    thread.start()
+    entered.wait(5)
+    holder.switch(Model("b"))
+    assert holder.roll_back() == 2
+    assert holder(Frame(textured(2))).bundle_hash == "slow"
+    holder.close()
+    assert slow.closed == 0  # the first frame is in it still
+    release.set()
+    thread.join()
+    assert slow.closed == 1
+
+
+def test_after_close_nothing_is_taken_in() -> None:
+    a, b, shadow = Model("a"), Model("b"), Model("shadow")
+    holder = Swappable(a)
+    holder.close()
+    holder.close()
+    calls = (
+        lambda: holder(FRAME),
+        lambda: holder.switch(b),
+        holder.roll_back,
+        lambda: holder.start_shadow(shadow),
+    )
+    for call in calls:
+        with pytest.raises(StateError) as caught:
+            call()
+        assert str(caught.value) == "[CLOSED] this judge is closed. Open a new one."
+    assert (a.closed, b.closed, shadow.closed) == (1, 1, 1)
+
+
 def test_swaps_under_a_stream_lose_nothing_and_mix_nothing() -> None:
     holder = Swappable(Model("0"))
 
@@ -121,6 +164,41 @@ def test_shadow_reports_disagreements_and_changes_no_verdict() -> None:
     with pytest.raises(StateError) as caught:
         holder.end_shadow()
     assert str(caught.value) == "[SHADOW] no shadow model is running. Start one first."
+    holder.close()
+
+
+def test_a_shadow_that_hangs_is_left_behind_and_closed_when_it_returns() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Hung(Model):
+        def __call__(self, frame: Frame) -> Detection:
+            entered.set()
+            release.wait()
+            return super().__call__(frame)
+
+    holder, shadow = Swappable(Model("a")), Hung("shadow")
+    holder.start_shadow(shadow)
+    thread = next(t for t in threading.enumerate() if t.name == "edgead shadow")
+    holder(FRAME)
+    entered.wait(5)
+    holder.close()
+    assert shadow.closed == 0
+    release.set()
+    thread.join(30)
+    assert shadow.closed == 1
+
+
+def test_drift_is_what_the_live_model_says() -> None:
+    class Knowing(Model):
+        def drift_reference(self, bundle_hash: str) -> str | None:
+            return self.name if bundle_hash == self.name else None
+
+    holder: Swappable[Model] = Swappable(Knowing("a"))
+    assert holder.drift_reference("a") == "a"
+    holder.switch(Knowing("b"))
+    assert (holder.drift_reference("a"), holder.drift_reference("b")) == (None, "b")
+    holder.switch(Model("c"))
+    assert holder.drift_reference("c") is None
     holder.close()
 
 
