@@ -178,7 +178,9 @@ def measure(score: Callable[..., dict[str, Any]], out: Path, watch: Watch) -> di
     seconds = time.perf_counter() - started
     stages = [json.loads(text) for text in parquet.read_table(out)["stages"].to_pylist()]
     judged = [one for one in stages if one]
-    names = judged[0] if judged else {}
+    if not judged:
+        raise SystemExit(f"No image was judged, so nothing was measured: {result['codes']}")
+    names = judged[0]
     count = result["frames"]
     # From the first chunk to the last: what starting costs is paid once, not an image.
     slope = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
@@ -336,7 +338,8 @@ def main() -> None:
         kept = load(NAME)
         runs, frames, command = kept["runs"], kept["images"], kept["command"]
     else:
-        frames, command = asked.images, f"python benchmarks/archive.py --images {asked.images}"
+        frames = asked.images
+        command = f"python benchmarks/archive.py --bundle B --photos DIR --images {frames} --side {asked.side}"
         runs = run(asked.bundle, asked.photos, frames, asked.side)
     faster = {
         name: round(runs["processes_1"]["seconds"] / runs[name]["seconds"], 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -79,6 +80,10 @@ class OpenVinoBackend:
             name = graph.inputs[0].get_any_name()
             shape = [batch, *list(graph.inputs[0].get_partial_shape())[1:]]
             graph.reshape({name: self._ov.PartialShape(shape)})
+            if 0 < threads < len(os.sched_getaffinity(0)):
+                # Pinned, the threads of every process would take the same first CPUs: two processes
+                # of one thread each judged no more than one did.
+                config["ENABLE_CPU_PINNING"] = False
             self._compiled: Any
             self._compiled, self.float_parts = _compile(core, graph, config, hints)
         except BackendError:

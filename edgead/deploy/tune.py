@@ -164,9 +164,7 @@ def _timed(detector: Detector, frame: Frame) -> float:
 
 
 def _thread_counts() -> list[int]:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0))
     counts = [1]
     while counts[-1] * 2 <= cores:
         counts.append(counts[-1] * 2)
