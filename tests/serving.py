@@ -31,6 +31,7 @@ ABOUT: dict[str, Any] = {
     "why": "a test",
     "frame": "BGR8, any size",
     "input": "16x16",
+    "view": "whole frame",
     "trained_on": 10,
     "threshold": 0.5,
     "pixel_threshold": 0.3,

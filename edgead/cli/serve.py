@@ -99,6 +99,7 @@ def serve(
             host=host,
             port=port,
             token=token,
+            bundle_path=bundle,
             policy=policy,
             deadline_ms=deadline_ms,
             journal=journal,

@@ -50,7 +50,7 @@ def test_all_names_what_is_there_and_public_is_documented(path: Path) -> None:
     undocumented = [
         node.name
         for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         and node.name in public
         and not ast.get_docstring(node)
     ]
@@ -68,7 +68,7 @@ def _defined(tree: ast.Module) -> set[str]:
     """Names bound at the module's top, also under ``if`` and ``try``."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}

@@ -12,7 +12,7 @@ from serving import ABOUT, Tap, eventually, picture_png, served
 
 from edgead.errors import BackendError, FrameError
 from edgead.frame import Frame
-from edgead.integrations.serve import Served, judging
+from edgead.integrations.serve import Served, bodies, judging
 from edgead.stream.drift_reference import Spread
 from edgead.stream.drift_status import DriftFigure, DriftReason, DriftState, DriftStatus
 from edgead.testing import FakeJudge, detection_of
@@ -91,7 +91,7 @@ def test_a_body_over_the_limit_is_refused_unread(
         assert answer.json() == {
             "code": "BODY_TOO_LARGE",
             "message": "the body is over 1 MiB.",
-            "hint": "Send one image.",
+            "hint": "Send less.",
             "verdict": "UNKNOWN",
             "accept": False,
         }
@@ -102,7 +102,7 @@ def test_a_slow_body_is_given_up(
 ) -> None:
     import socket
 
-    monkeypatch.setattr(judging, "_BODY_S", 0.1)
+    monkeypatch.setattr(bodies, "_BODY_S", 0.1)
     with socket.create_connection(("127.0.0.1", line[0]._server.port), 60) as raw:
         raw.sendall(
             b"POST /api/v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
@@ -196,7 +196,7 @@ def test_scores_for_the_what_if(line: tuple[Served, httpx.Client, Tap]) -> None:
 
 
 def test_the_model(line: tuple[Served, httpx.Client, Tap]) -> None:
-    assert line[1].get("/api/v1/model").json() == ABOUT
+    assert line[1].get("/api/v1/model").json() == {**ABOUT, "is_editable": False}
 
 
 def test_a_reject_and_the_newest_picture(line: tuple[Served, httpx.Client, Tap]) -> None:

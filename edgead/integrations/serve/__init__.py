@@ -16,6 +16,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgead.errors import ConfigError
@@ -23,6 +24,7 @@ from edgead.types import Detection, Frame, Outcome
 
 if TYPE_CHECKING:
     from edgead.detector import Detector
+    from edgead.integrations.serve.editing import Editing
     from edgead.integrations.serve.line import Line
     from edgead.stream import Source
 
@@ -55,6 +57,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     token: str = "",
+    bundle_path: str | Path | None = None,
     **options: Any,
 ) -> Served:
     """Serve a detector on some cameras.
@@ -65,6 +68,8 @@ def serve(
         host: Where to listen; anything but loopback needs a token.
         port: 0 lets the system choose.
         token: 16 characters or more; sent as ``Authorization: Bearer`` or typed in at /login.
+        bundle_path: The detector's file: the page's editor saves other views beside it; None leaves
+            the editor out.
         options: As of `edgead.stream.run`: policy, deadline_ms, workers, journal, save_rejects.
 
     Raises:
@@ -72,8 +77,10 @@ def serve(
         SourceError: As of `edgead.stream.run`.
     """
     require_extra()
+    from edgead.integrations.serve.editing import Editing
     from edgead.integrations.serve.line import about_detector
 
+    edits = None if bundle_path is None else Editing(lambda: detector.bundle, Path(bundle_path))
     size = detector.bundle.manifest.frame.size
     return Served(
         detector,
@@ -82,6 +89,7 @@ def serve(
         unverified=lambda: detector.unverified,
         # A larger image than the line's is refused anyway, but with a better word for it.
         max_pixels=64_000_000 if size is None else max(4 * size[0] * size[1], 1_000_000),
+        editing=edits,
         host=host,
         port=port,
         token=token,
@@ -98,6 +106,7 @@ class Served:
         about: Gives the model that judges now, as `edgead.integrations.serve.line.about_detector`.
         unverified: Why the model may not be trusted; empty when it may.
         max_pixels: Of an image that comes by REST.
+        editing: Where the page saves other views; None leaves its editor out.
         host: Where to listen.
         port: 0 lets the system choose.
         token: Empty for none.
@@ -116,6 +125,7 @@ class Served:
         about: Callable[[], Mapping[str, Any]],
         unverified: Callable[[], str] = lambda: "",
         max_pixels: int = 64_000_000,
+        editing: Editing | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         token: str = "",
@@ -130,7 +140,9 @@ class Served:
                 opened.callback(source.close)
             checked = check_token(host, token)
             listener = opened.enter_context(listen(host, port))
-            self.line = open_line(judge, sources, about, unverified, max_pixels, options)
+            self.line = open_line(
+                judge, sources, about, unverified, max_pixels, options, editing=editing
+            )
             opened.pop_all()
         self._server = Server(self.line, listener, checked)
         self._server.start()
@@ -168,6 +180,8 @@ def open_line(
     unverified: Callable[[], str],
     max_pixels: int,
     options: Mapping[str, Any],
+    *,
+    editing: Editing | None = None,
 ) -> Line:
     """Start the stream and what looks at it; see `Served` for the arguments."""
     from edgead import stream
@@ -193,4 +207,5 @@ def open_line(
         unverified=unverified,
         about=about,
         max_pixels=max_pixels,
+        editing=editing,
     )

@@ -25,6 +25,7 @@ _SHORTEST = 16
 _HEADER_BYTES = 16 * 1024
 #: What answers without a token: that the process is alive, and how to log in.
 _OPEN = frozenset({"/healthz", "/login", "/static/page.css"})
+_PAGES = frozenset({"/", "/edit"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {
     "Content-Security-Policy": (
@@ -142,7 +143,7 @@ class Access:
             return problem(403, "ORIGIN", "the request comes from a page of another site.")
         if scope["path"] in _OPEN or self._token.admits(connection):
             return None
-        if scope["path"] == "/" and scope["type"] == "http":
+        if scope["path"] in _PAGES and scope["type"] == "http":
             return RedirectResponse("/login", 303)
         hint = "Send Authorization: Bearer TOKEN, or log in at /login."
         refused = problem(401, "UNAUTHORIZED", "a token is needed.", hint)

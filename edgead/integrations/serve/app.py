@@ -24,6 +24,8 @@ from edgead.errors import EdgeadError
 from edgead.integrations.metrics import CONTENT_TYPE, LineMetrics, render
 from edgead.integrations.serve.access import COOKIE, Access, Token, problem
 from edgead.integrations.serve.board import BUCKETS_S
+from edgead.integrations.serve.bodies import BodyRefused, read_body
+from edgead.integrations.serve.drawing import Saving
 from edgead.integrations.serve.judging import Judging
 from edgead.integrations.serve.line import Line
 from edgead.integrations.serve.openapi import openapi_document
@@ -38,6 +40,9 @@ _KINDS = {
     "page.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "pictures.js": "text/javascript; charset=utf-8",
+    "edit.css": "text/css; charset=utf-8",
+    "edit.js": "text/javascript; charset=utf-8",
+    "shapes.js": "text/javascript; charset=utf-8",
 }
 _DRAWING_S = 8.0  # a reject that is not drawn by then is not waited for
 _LOGIN_BYTES = 4096
@@ -75,6 +80,7 @@ class _Routes:
         self._line, self._token = line, token
         self._names = {one.number: name for name, one in line.board.cameras.items()}
         self._judging = Judging(line.judge, line.unverified, line.max_pixels)
+        self._saving = None if line.editing is None else Saving(line.editing)
         line.pictures.announce = self.hub.announce
         self._metrics = LineMetrics(
             line,
@@ -88,6 +94,7 @@ class _Routes:
         camera = "/api/v1/cameras/{camera:int}"
         return [
             Route("/", self._page),
+            Route("/edit", self._edit_page),
             Route("/static/{name}", self._static),
             Route("/login", self._login_page),
             Route("/login", self._login, methods=["POST"]),
@@ -97,10 +104,13 @@ class _Routes:
             Route("/api/openapi.json", self._openapi),
             Route("/api/v1/state", self._state),
             Route("/api/v1/model", self._model),
+            Route("/api/v1/view", self._view, methods=["GET", "POST"]),
+            Route("/api/v1/view/mask.png", self._view_mask),
             Route("/api/v1/detect", self._detect, methods=["POST"]),
             Route("/api/v1/pictures.mjpg", self._layers),
             Route(f"{camera}/video.mjpg", self._video),
             Route(f"{camera}/picture.jpg", self._picture),
+            Route(f"{camera}/frame.jpg", self._frame),
             Route(f"{camera}/scores", self._scores),
             Route(f"{camera}/rejects/{{seq:int}}.jpg", self._reject),
             WebSocketRoute("/api/v1/live", self.hub.numbers),
@@ -108,6 +118,11 @@ class _Routes:
 
     async def _page(self, _: Request) -> Response:
         return _asset("index.html", "text/html; charset=utf-8")
+
+    async def _edit_page(self, _: Request) -> Response:
+        if self._line.editing is None:
+            return _missing()
+        return _asset("edit.html", "text/html; charset=utf-8")
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -117,11 +132,10 @@ class _Routes:
         return _asset("login.html", "text/html; charset=utf-8")
 
     async def _login(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _LOGIN_BYTES:
-                return problem(413, "BODY_TOO_LARGE", "want a form with a token.")
+        try:
+            body = await read_body(request, _LOGIN_BYTES)
+        except BodyRefused as refused:
+            return problem(refused.status, refused.code, refused.message, refused.hint)
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not self._token.matches(given):
             await asyncio.sleep(1.0)  # guessing is slow
@@ -153,7 +167,28 @@ class _Routes:
             return problem(503, error.code, error.message, error.hint)
 
     async def _model(self, _: Request) -> Response:
-        return JSONResponse(dict(self._line.about()))
+        return JSONResponse({**self._line.about(), "is_editable": self._line.editing is not None})
+
+    async def _view(self, request: Request) -> Response:
+        if self._line.editing is None or self._saving is None:
+            return _missing()
+        if request.method == "POST":
+            return await self._saving(request)
+        return JSONResponse(self._line.editing.about())
+
+    async def _view_mask(self, _: Request) -> Response:
+        mask = None if self._line.editing is None else self._line.editing.mask()
+        return _missing() if mask is None else Response(mask, media_type="image/png")
+
+    async def _frame(self, request: Request) -> Response:
+        name = self._names.get(request.path_params["camera"])
+        if name is None:
+            return _missing()
+        asked = self._line.pictures.frame_jpeg(name)
+        if asked is None:
+            return problem(503, "NO_PICTURE", "no frame of this camera was judged yet.")
+        meta, drawing = asked
+        return await _drawn(drawing, {"X-Meta": meta})
 
     async def _scores(self, request: Request) -> Response:
         name = self._names.get(request.path_params["camera"])
@@ -203,13 +238,8 @@ class _Routes:
         )
         if not drawing:
             return _missing()
-        try:
-            jpeg = await asyncio.wait_for(_shared(drawing), _DRAWING_S)
-        except (asyncio.TimeoutError, asyncio.CancelledError, EdgeadError):
-            return problem(503, "NO_PICTURE", "the picture was not drawn in time.", "Try again.")
         # Frame numbers begin again with each run: the page asks with the run's name.
-        kept = {"Cache-Control": "private, max-age=3600, immutable"}
-        return Response(jpeg, media_type="image/jpeg", headers=kept)
+        return await _drawn(drawing, {"Cache-Control": "private, max-age=3600, immutable"})
 
 
 class _Viewing:
@@ -225,6 +255,15 @@ class _Viewing:
         except TooManyViewers:
             refused = problem(503, "TOO_MANY_VIEWERS", "too many watch.", "Close another page.")
             await refused(scope, receive, send)
+
+
+async def _drawn(drawing: Future[bytes], headers: dict[str, str]) -> Response:
+    """A picture once the encoder's thread has come to it."""
+    try:
+        jpeg = await asyncio.wait_for(_shared(drawing), _DRAWING_S)
+    except (asyncio.TimeoutError, asyncio.CancelledError, EdgeadError):
+        return problem(503, "NO_PICTURE", "the picture was not drawn in time.", "Try again.")
+    return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
 async def _shared(drawing: Future[bytes]) -> bytes:

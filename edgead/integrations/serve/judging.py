@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import anyio.to_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edgead import images
 from edgead.errors import BackendError, EdgeadError, FrameError, StateError
 from edgead.integrations.serve.access import problem
+from edgead.integrations.serve.bodies import BodyRefused, read_body
 from edgead.stream.checks import DetectionCheck
 from edgead.types import Detection, Frame
 
@@ -24,7 +25,6 @@ __all__ = ["MAX_BODY", "Judging"]
 _log = logging.getLogger("edgead.serve")
 
 MAX_BODY = 32 * 1024 * 1024
-_BODY_S = 15.0  # a body that takes longer is given up
 _WAITING = 4  # requests, the one that runs included
 #: Every error says that nothing may be accepted.
 _UNKNOWN: dict[str, Any] = {"verdict": "UNKNOWN", "accept": False}
@@ -66,22 +66,10 @@ class Judging:
         why = self._unverified()
         if why:
             return problem(503, "MODEL_UNVERIFIED", why, "Run edgead verify.", **_UNKNOWN)
-        if request.headers.get("content-encoding", "identity") != "identity":
-            text = "compressed bodies are not taken."
-            return problem(415, "BODY_ENCODING", text, "Send the image file as it is.", **_UNKNOWN)
         try:
-            body = await asyncio.wait_for(_body(request), _BODY_S)
-        except asyncio.TimeoutError:
-            return problem(
-                408, "BODY_SLOW", f"no whole body in {_BODY_S:g} s.", "Try again.", **_UNKNOWN
-            )
-        except ClientDisconnect:
-            return problem(
-                400, "BODY_INCOMPLETE", "the client went away.", "Try again.", **_UNKNOWN
-            )
-        if body is None:
-            text = f"the body is over {MAX_BODY // 1024**2} MiB."
-            return problem(413, "BODY_TOO_LARGE", text, "Send one image.", **_UNKNOWN)
+            body = await read_body(request, MAX_BODY)
+        except BodyRefused as refused:
+            return problem(refused.status, refused.code, refused.message, refused.hint, **_UNKNOWN)
         if not body:
             hint = "Send the image file as the body."
             return problem(422, "IMAGE_EMPTY", "the body is empty.", hint, **_UNKNOWN)
@@ -108,20 +96,6 @@ class Judging:
             hint = "Its log says why."
             return problem(503, "BACKEND_ERROR", "the judge failed.", hint, **_UNKNOWN)
         return JSONResponse({**found.to_json(), "is_simulated": True})
-
-
-async def _body(request: Request) -> bytes | None:
-    """The whole body, or None when it is too long, as soon as that is known."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > MAX_BODY:
-        return None
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _busy() -> Response:

@@ -11,6 +11,7 @@ from edgead.choice import certificates
 from edgead.detector import Detector
 from edgead.evaluate.threshold import promise_sentence
 from edgead.integrations.serve.board import Board
+from edgead.integrations.serve.editing import Editing, shown_view
 from edgead.integrations.serve.health import Readiness
 from edgead.integrations.serve.pictures import Pictures
 from edgead.stream import Stream
@@ -43,6 +44,7 @@ class Line:
         unverified: Why the model may not be trusted; empty when it may.
         about: The model that judges now, for the page: as `about_detector`.
         max_pixels: Of an image that comes by REST.
+        editing: Where another view is drawn and saved; None: nowhere.
         run: Name of this run: frame numbers begin again with each.
     """
 
@@ -54,6 +56,7 @@ class Line:
     unverified: Callable[[], str]
     about: Callable[[], Mapping[str, Any]]
     max_pixels: int = _MAX_PIXELS
+    editing: Editing | None = None
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def state(self) -> dict[str, Any]:
@@ -139,6 +142,7 @@ def about_detector(detector: Detector) -> dict[str, Any]:
         "frame": f"{manifest.frame.format.value}, "
         + ("any size" if size is None else f"{size[1]}x{size[0]}"),
         "input": f"{manifest.input.size[1]}x{manifest.input.size[0]}",
+        "view": shown_view(manifest),
         "trained_on": manifest.training.images,
         "threshold": limits.threshold,
         "pixel_threshold": limits.pixel_threshold,
@@ -157,6 +161,7 @@ def about_detector(detector: Detector) -> dict[str, Any]:
                 "backend": one["backend"],
                 "device": one.get("device", ""),
                 "passed": one["passed"],
+                "arithmetic": one.get("arithmetic", "native"),
                 "figures": {
                     key: value
                     for key, value in one["figures"].items()

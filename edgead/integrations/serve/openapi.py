@@ -11,6 +11,14 @@ __all__ = ["openapi_document"]
 _NUMBER = {"type": ["number", "null"]}
 _TEXT = {"type": "string"}
 _ID = {"type": "integer", "minimum": 0}
+_POLYGONS = {
+    "type": "array",
+    "items": {
+        "type": "array",
+        "minItems": 3,
+        "items": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    },
+}
 
 _SCHEMAS: dict[str, Any] = {
     "Problem": {
@@ -102,6 +110,45 @@ _SCHEMAS: dict[str, Any] = {
             },
         },
     },
+    "Drawing": {
+        "type": "object",
+        "description": "A whole view: what is left out is taken away.",
+        "additionalProperties": False,
+        "properties": {
+            "roi": {
+                **_POLYGONS,
+                "description": "Only their inside is looked at; none: everywhere.",
+            },
+            "ignore": {**_POLYGONS, "description": "Their inside is not looked at."},
+            "keep_mask": {"type": "boolean", "description": "Keep the bundle's mask image."},
+            "mm_per_px": {"type": ["number", "null"], "exclusiveMinimum": 0},
+            "min_area_px": {"type": "number", "minimum": 0},
+        },
+    },
+    "View": {
+        "type": "object",
+        "required": ["bundle", "roi", "ignore", "has_mask", "has_tiles", "mm_per_px", "frame_size"],
+        "properties": {
+            "bundle": _TEXT,
+            "roi": _POLYGONS,
+            "ignore": _POLYGONS,
+            "has_mask": {"type": "boolean"},
+            "has_tiles": {"type": "boolean"},
+            "mm_per_px": _NUMBER,
+            "min_area_px": {"type": "number"},
+            "frame_size": {"type": ["array", "null"], "items": {"type": "integer"}},
+        },
+    },
+    "Saved": {
+        "type": "object",
+        "required": ["file", "commissioned", "looked_at", "commands"],
+        "properties": {
+            "file": {**_TEXT, "description": "Empty: nothing was changed."},
+            "commissioned": {"type": "boolean", "description": "Its threshold holds for its view."},
+            "looked_at": {**_NUMBER, "description": "Share of the frame."},
+            "commands": {"type": "array", "items": _TEXT},
+        },
+    },
 }
 
 _CAMERA = {"name": "camera", "in": "path", "required": True, "schema": _ID}
@@ -140,6 +187,7 @@ def _paths(with_token: bool) -> dict[str, Any]:
     page = {"200": _json("State"), **refused}
     return {
         "/api/v1/detect": {"post": _detect(refused)},
+        **_view_paths(refused, {**jpeg, **missing, **refused}),
         "/api/v1/state": {"get": _get("Cameras, counters, checks", {**page, "503": _broken()})},
         "/api/v1/model": {
             "get": _get("The model and its certificates", {**refused, "200": _object()})
@@ -196,6 +244,50 @@ def _detect(refused: dict[str, Any]) -> dict[str, Any]:
             "415": _problem("The body is compressed."),
             "422": _problem("No image, or one that must not be judged: its verdict is UNKNOWN."),
             "503": _problem("Busy, or the model may not be trusted now."),
+            **refused,
+        },
+    }
+
+
+def _view_paths(refused: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
+    absent = {"404": _problem("Served without a bundle's file, or no mask."), **refused}
+    return {
+        "/api/v1/view": {
+            "get": _get("The view, as the editor draws it", {"200": _json("View"), **absent}),
+            "post": _save_view(absent),
+        },
+        "/api/v1/view/mask.png": {
+            "get": _get(
+                "The bundle's mask image",
+                {"200": _answer("White is not looked at.", {"image/png": {"schema": _TEXT}})}
+                | absent,
+            )
+        },
+        "/api/v1/cameras/{camera}/frame.jpg": {
+            "get": _get(
+                "The newest judged frame as the camera saw it; X-Meta has its size",
+                {**picture, "503": _problem("No frame was judged yet.")},
+                _CAMERA,
+            )
+        },
+    }
+
+
+def _save_view(refused: dict[str, Any]) -> dict[str, Any]:
+    drawing = {"schema": {"$ref": "#/components/schemas/Drawing"}}
+    return {
+        "summary": "Save another view as a bundle beside the running one",
+        "description": "The line goes on as it is. Another view has no threshold until it is commissioned.",
+        "operationId": "save_view",
+        "requestBody": {"required": True, "content": {"application/json": drawing}},
+        "responses": {
+            "200": _json("Saved"),
+            "400": _problem("The client went away."),
+            "408": _problem("The body took too long."),
+            "413": _problem("The body is too large."),
+            "415": _problem("The body is compressed, or no JSON."),
+            "422": _problem("The drawing cannot be read, or leaves nothing to look at."),
+            "503": _problem("Another view is being saved, or the folder cannot be written."),
             **refused,
         },
     }

@@ -33,7 +33,8 @@ __all__ = ["Encoded", "Kind", "Pictures"]
 
 #: ``layers``: camera image and map apart, for a page that mixes them. ``overlay``: both in one.
 Kind: TypeAlias = Literal["layers", "overlay"]
-Size: TypeAlias = Literal["small", "large"]
+#: Of a reject with its map; ``frame`` is the camera image alone, to draw on.
+Size: TypeAlias = Literal["small", "large", "frame"]
 
 _log = logging.getLogger("edgead.serve")
 
@@ -43,7 +44,7 @@ _UNREAD = 8  # frames kept until their outcome is read
 _REJECTS = 12
 _REJECT_BYTES = 64_000_000  # of pixels, all cameras together
 _MOST_ASKED = 4 * _REJECTS  # drawings of rejects that may wait
-_SIDES: dict[Size, int] = {"small": 220, "large": 440}
+_SIDES: dict[Size, int] = {"small": 220, "large": 440, "frame": 1280}
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,19 @@ class Pictures:
             seen = next((s for s in self._rejects[name] if s.outcome.seq == seq), None)
             if seen is None or self._is_closed:
                 return None
-            self._asked[key] = (seen, done)
-            while len(self._asked) > _MOST_ASKED:  # those who asked first have gone on
-                self._asked.popitem(last=False)[1][1].cancel()
-            self._changed.notify()
+            self._ask(key, seen, done)
         return done
+
+    def frame_jpeg(self, name: str) -> tuple[str, Future[bytes]] | None:
+        """The newest judged frame as the camera saw it, with its `meta_of`; None before the first."""
+        with self._changed:
+            seen = self._newest.get(name)
+            if seen is None or self._is_closed:
+                return None
+            key: tuple[str, int, Size] = (name, seen.outcome.seq, "frame")
+            if key not in self._asked:
+                self._ask(key, seen, Future())
+            return meta_of(seen), self._asked[key][1]
 
     @contextmanager
     def watch(self, names: Iterable[str], kind: Kind) -> Iterator[None]:
@@ -179,6 +188,12 @@ class Pictures:
             self._changed.notify()
         if self._thread is not threading.current_thread():
             self._thread.join(2)
+
+    def _ask(self, key: tuple[str, int, Size], seen: Seen, done: Future[bytes]) -> None:
+        self._asked[key] = (seen, done)
+        while len(self._asked) > _MOST_ASKED:  # those who asked first have gone on
+            self._asked.popitem(last=False)[1][1].cancel()
+        self._changed.notify()
 
     def _keep_to_budget(self) -> None:
         """Forget the oldest rejects beyond the memory that they may hold, and pictures of gone ones."""
@@ -206,7 +221,7 @@ class Pictures:
             if due is not None:
                 self._draw(*due)
             if asked is not None:
-                self._draw_reject(asked[0], *asked[1])
+                self._draw_asked(asked[0], *asked[1])
             spent_s = time.thread_time() - started
             rest_s = spent_s / _SHARE if asked or due else _PERIOD_S / 4
             with self._changed:
@@ -246,14 +261,17 @@ class Pictures:
             heat = encode_jpeg(heat_levels(found.anomaly_map, scale))
         return Encoded(self._version, meta_of(seen), encode_jpeg(picture(seen.frame)), heat)
 
-    def _draw_reject(self, key: tuple[str, int, Size], seen: Seen, done: Future[bytes]) -> None:
+    def _draw_asked(self, key: tuple[str, int, Size], seen: Seen, done: Future[bytes]) -> None:
         if not done.set_running_or_notify_cancel():
             return
+        side, is_frame = _SIDES[key[2]], key[2] == "frame"
         try:
-            jpeg = encode_jpeg(overlay(seen, self._levels, _SIDES[key[2]]))
+            drawn = picture(seen.frame, side) if is_frame else overlay(seen, self._levels, side)
+            jpeg = encode_jpeg(drawn)
         except EdgeadError as error:
             done.set_exception(error)
             return
-        with self._changed:
-            self._small[key] = jpeg
+        if not is_frame:
+            with self._changed:
+                self._small[key] = jpeg
         done.set_result(jpeg)

@@ -11,7 +11,7 @@ export function trace(points, threshold, width, height = 136) {
   const known = points.filter((point) => point[1] !== null);
   const values = known.map((point) => point[1]);
   const [low, high] = bounds(values, threshold);
-  const top = 8, bottom = height - 18, left = 46, right = width - 6;
+  const top = 8, bottom = height - 18, left = 54, right = width - 6;
   const first = points.length ? points[0][0] : 0;
   const last = points.length ? Math.max(points[points.length - 1][0], first + 1) : 1;
   const x = (seq) => left + ((seq - first) / (last - first)) * (right - left);
@@ -30,7 +30,8 @@ export function trace(points, threshold, width, height = 136) {
     `<polyline class="trace" points="${path}"/>`,
     ...dots,
     threshold === null ? "" : cut(left, right, y(threshold), y(threshold), "threshold"),
-    threshold === null ? "" : label(right, y(threshold) - 5, `threshold ${number(threshold)}`, "end"),
+    // Beside the axis, where no score runs through it.
+    threshold === null ? "" : label((left + right) / 2, height - 4, `- - threshold ${number(threshold)}`, "middle"),
     "</svg>",
   ].join("");
 }

@@ -17,6 +17,9 @@ class Card {
     this.find = (selector) => this.root.querySelector(selector);
     this.find("h2").textContent = camera.name;
     this.find(".tag").hidden = !camera.is_simulated;
+    this.find(".edit").href = `/edit?camera=${camera.id}`;
+    this.find(".edit").setAttribute("aria-label", `Edit the view over ${camera.name}`);
+    this.find(".edit").hidden = !model?.is_editable;
     this.stage = new Stage(this.find("canvas"), this.find(".caption"));
     this.stage.opacity = $("opacity").value / 100;
     this.scores = [];
@@ -228,10 +231,11 @@ function showWhatIf() {
 
 function showModel(found) {
   model = found;
+  for (const card of cards.values()) card.find(".edit").hidden = !found.is_editable;
   $("engine").textContent = `${found.method}, ${found.backend} ${found.precision}`;
   const rows = {
     Bundle: found.bundle_hash.slice(0, 16), Method: `${found.method} on ${found.backbone}`, Engine: `${found.backend} ${found.precision}: ${found.why}`,
-    Frame: `${found.frame}, judged at ${found.input}`, "Trained on": `${found.trained_on} good images`, Threshold: number(found.threshold),
+    Frame: `${found.frame}, judged at ${found.input}`, "Looks at": found.view, "Trained on": `${found.trained_on} good images`, Threshold: number(found.threshold),
     Promise: found.promise,
   };
   $("model").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
@@ -240,7 +244,7 @@ function showModel(found) {
     text.textContent = value;
     return [term, text];
   }));
-  const rest = found.certificates.map((one) => [one.precision, one.backend, one.passed ? "passed" : "not passed", `${number(one.figures.speedup)}×`, number(one.figures.flips)]);
+  const rest = found.certificates.map((one) => [one.precision, one.backend, (one.passed ? "passed" : "not passed") + (one.arithmetic === "emulated" ? ", emulated" : ""), `${number(one.figures.speedup)}×`, number(one.figures.flips)]);
   $("certificates").replaceChildren(rest.length ? table(["Precision", "Back end", "Certificate", "Speed", "Flips"], rest) : "No certificates: it runs as it was trained.");
 }
 

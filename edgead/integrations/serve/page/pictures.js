@@ -63,7 +63,8 @@ export class Stage {
       context.drawImage(this.heat, x0, y0, x1 - x0, y1 - y0);
       context.globalAlpha = 1;
     }
-    for (const region of meta.regions) outline(context, region, scale);
+    // What is above the pixel threshold on an accepted part is in the map; an outline would say "defect".
+    if (meta.verdict !== "GOOD") for (const region of meta.regions) outline(context, region, scale);
   }
 }
 
