@@ -2,10 +2,11 @@
 
     python benchmarks/outputs.py --json
 
-Real sockets on loopback: MQTT to mosquitto (its folder may be /usr/sbin), Modbus TCP polled by a pymodbus client
-that acknowledges with the next read, OPC UA to an asyncua client's subscription. A stall is the last outcome that is
-published; the figures after it run from the moment that outcome was settled. The PLC is `tests/modbus_plc.py`: it
-rejects when the heartbeat has not changed for 0.6 s.
+Real sockets on loopback: MQTT to mosquitto (its folder may be /usr/sbin), which is also ended and started again
+half-way, under a subscriber; Modbus TCP polled by a pymodbus client that acknowledges with the next read; OPC UA to
+an asyncua client's subscription. A stall is the last outcome that is published; the figures after it run from the
+moment that outcome was settled. The PLC is `tests/modbus_plc.py`: it rejects when the heartbeat has not changed for
+0.6 s.
 """
 
 from __future__ import annotations
@@ -15,15 +16,11 @@ import asyncio
 import json
 import logging
 import os
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from line_outcomes import outcome_of, wait_until
 from modbus_plc import Plc
+from mosquitto import MOSQUITTO, Mosquitto, Subscriber
 
 from edgead.integrations.modbus import ModbusOutput
 from edgead.integrations.opcua import OpcUaOutput
@@ -40,24 +38,33 @@ from edgead.integrations.output import Output
 from edgead.integrations.publisher import Publisher, output_of
 
 
-@contextmanager
-def mosquitto() -> Iterator[int]:
-    """A broker of our own; gives its port."""
-    path = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if path is None:
-        raise SystemExit("mosquitto is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "mosquitto.conf"
-        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
-        process = subprocess.Popen([path, "-c", str(config)], stderr=subprocess.DEVNULL)
-        with socket.socket() as probe:
-            wait_until(lambda: probe.connect_ex(("127.0.0.1", port)) == 0, "mosquitto listens")
-        yield port
-        process.terminate()
-        process.wait()
+def over_a_restart(broker: Mosquitto, count: int) -> dict[str, Any]:
+    """Half of the results, the broker ended under them, the other half, the broker again."""
+    subscriber = Subscriber(broker.port)
+    with Publisher(
+        [output_of(f"mqtt://127.0.0.1:{broker.port}/t")], is_ready=lambda: True
+    ) as publisher:
+        for seq in range(count // 2):
+            publisher.publish(outcome_of(seq))
+        wait_until(lambda: publisher.health[0].delivered >= count // 10, "under way")
+        broker.stop()
+        for seq in range(count // 2, count):
+            publisher.publish(outcome_of(seq))
+        wait_until(lambda: publisher.health[0].problem, "noticed")
+        start = time.perf_counter()
+        broker.start()
+        wait_until(lambda: len(subscriber.seqs()) >= count, "all received")
+        seconds = time.perf_counter() - start
+        lost = publisher.health[0].lost
+    seqs = subscriber.seqs()
+    subscriber.close()
+    return {
+        "results": count,
+        "received": len(seqs),
+        "lost": lost,
+        "in_order": seqs == list(range(count)),
+        "all_received_after_restart_s": seconds,
+    }
 
 
 def delivered(
@@ -83,14 +90,19 @@ def modbus(count: int) -> dict[str, Any]:
     output = ModbusOutput(port=0, hold_s=1e6, queue=count + 1)
     plc: list[Plc] = []
     last = [0]
+    numbers: list[int] = []
 
     def follow() -> None:
         if not plc:
             plc.append(Plc(output.port))
         block = plc[0].exchange(last[0])
-        last[0] = block.sequence if block.result_valid else last[0]
+        if block.result_valid and block.sequence != last[0]:
+            last[0] = block.sequence
+            numbers.append(block.number)
 
-    return delivered(output, count, follow=follow)
+    found = delivered(output, count, follow=follow)
+    in_order = len(numbers) == count + 1 and numbers == sorted(set(numbers))
+    return {**found, "received": len(numbers) - 1, "in_order": in_order}
 
 
 def opcua(count: int) -> dict[str, Any]:
@@ -122,8 +134,14 @@ def opcua(count: int) -> dict[str, Any]:
     with Publisher([output], is_ready=lambda: True) as publisher:
         seconds = asyncio.run(run(publisher))
         lost = publisher.health[0].lost
-    is_ordered = seen == sorted(seen)
-    return {"results": count, "lost": lost, "in_order": is_ordered, "per_second": count / seconds}
+    is_ordered = seen == sorted(set(seen))
+    return {
+        "results": count,
+        "received": len(seen),
+        "lost": lost,
+        "in_order": is_ordered,
+        "per_second": count / seconds,
+    }
 
 
 def fail_safe(turns: int) -> dict[str, Any]:
@@ -178,21 +196,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--json", action="store_true", help="one line")
+    parser.add_argument("--json", action="store_true", help="print the figures on stdout")
+    parser.add_argument("--save", action="store_true", help="keep them in benchmarks/results")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    with mosquitto() as port:
-        found = {
-            "command": "python benchmarks/outputs.py --json",
-            **harness.provenance(),
-            "load_average": os.getloadavg()[0],
-            "mqtt": delivered(output_of(f"mqtt://127.0.0.1:{port}/bench"), options.results),
+    if MOSQUITTO is None:
+        raise SystemExit("mosquitto is not installed")
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        broker = Mosquitto(Path(folder))
+        body = {
+            "load_at_start": load,
+            "mqtt": delivered(output_of(f"mqtt://127.0.0.1:{broker.port}/bench"), options.results),
+            "mqtt_over_a_restart": over_a_restart(broker, options.results),
             "modbus": modbus(options.results),
             "opcua": opcua(options.results),
             "fail_safe": fail_safe(options.turns),
-            "publish_us": cost(port, 400),
+            "publish_us": cost(broker.port, 400),
         }
-    print(json.dumps(found, indent=None if options.json else 1))
+        broker.stop()
+    if options.save:
+        harness.save("outputs", "python benchmarks/outputs.py --save", body)
+    if options.json:
+        print(json.dumps(body))
 
 
 if __name__ == "__main__":
