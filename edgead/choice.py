@@ -6,12 +6,13 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from edgead.backends import BACKENDS, PRECISIONS, member_for
 from edgead.backends.kind import device_kind
+from edgead.backends.whole_frame import why_on_cpu
 from edgead.bundle import CERTIFICATES, Bundle
 from edgead.errors import BackendError, BundleError, ConfigError
 
@@ -29,12 +30,16 @@ _AUTO = ("openvino", "onnxruntime")
 
 @dataclass(frozen=True)
 class Choice:
-    """A back end, a precision, and the reason in words; ``threads`` 0 leaves it to the engine."""
+    """A back end, a precision, and the reason in words.
+
+    ``threads`` 0 leaves it to the engine; ``memory`` is that of `edgead.backends.trt.TrtOptions`.
+    """
 
     backend: str
     precision: str
     why: str
     threads: int = 0
+    memory: str = "auto"
 
 
 class Tuned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,6 +51,7 @@ class Tuned(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     p90_ms: float
     latency_ms: float
     device: str
+    memory: Literal["auto", "pinned", "mapped"] = "auto"
 
 
 class _Figures(msgspec.Struct):
@@ -99,8 +105,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         )
     if backend == "auto" and precision == "auto" and (tuned := _tuned(bundle)) is not None:
         why = f"tuned on this machine for {tuned.latency_ms:g} ms: {tuned.p90_ms:.3g} ms (p90)"
-        return Choice(tuned.backend, tuned.precision, why, tuned.threads)
+        why += _where(tuned.backend, bundle)
+        return Choice(tuned.backend, tuned.precision, why, tuned.threads, tuned.memory)
     name, why = (backend, "asked for") if backend != "auto" else _first_installed()
+    why += _where(name, bundle)
     if precision != "auto":
         member_for(name, precision, bundle.members)
         return Choice(name, precision, f"{name}: {why}; {precision}: asked for")
@@ -156,6 +164,15 @@ def _tuned(bundle: Bundle) -> Tuned | None:
     allowed = tuned.precision == "fp32" or tuned.precision in certified(bundle, tuned.backend)
     is_installed = importlib.util.find_spec(_MODULES[tuned.backend]) is not None
     return tuned if is_here and allowed and is_installed else None
+
+
+def _where(backend: str, bundle: Bundle) -> str:
+    """On which side of a GPU back end frames are prepared and heat maps made; empty on the CPU."""
+    if not backend.startswith("tensorrt"):
+        return ""
+    manifest = bundle.manifest
+    why = why_on_cpu(backend, manifest.view, manifest.frame.format)
+    return f" (resize and heat map on the CPU: {why})" if why else " (the whole frame on the GPU)"
 
 
 def _first_installed() -> tuple[str, str]:

@@ -103,6 +103,7 @@ class Detector:
 
         Args:
             frame: A `Frame`, or a plain array: (H, W, 3) uint8 is BGR, (H, W) uint8 is grey.
+                On TensorRT also an array with ``__cuda_array_interface__``, read where it is.
 
         Raises:
             FrameError: The frame must not be judged: its verdict is UNKNOWN.

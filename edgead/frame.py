@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead.errors import FrameError
+from edgead.gpupixels import described
 
 __all__ = ["Frame", "PixelFormat"]
 
@@ -47,7 +48,8 @@ class Frame:
     """One camera frame with its declared format.
 
     Attributes:
-        pixels: The pixels as the format says (`PixelFormat`). Read, never written.
+        pixels: The pixels as the format says (`PixelFormat`). Read, never written. NumPy, or on a
+            GPU: anything with ``__cuda_array_interface__``, which is not copied.
         format: Declared layout; nothing is guessed from pixel values.
         depth: Significant bits a channel: 8, or 9..16 for the 16-bit formats.
         t_mono_ns: Capture time on the monotonic clock, nanoseconds.
@@ -71,6 +73,7 @@ class Frame:
     is_simulated: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels", described(self.pixels))
         _check_array(self.pixels)
         _check_layout(self.pixels, self.format)
         low, high = (9, 16) if self.format in _WIDE else (8, 8)
@@ -90,6 +93,7 @@ class Frame:
         """
         if isinstance(pixels, Frame):
             return pixels
+        pixels = described(pixels)
         _check_array(pixels)
         if pixels.ndim == 3 and pixels.shape[2] == 1:
             pixels = pixels[:, :, 0]

@@ -12,7 +12,7 @@ from edgead import kernels
 from edgead.errors import BackendError, BundleError
 from edgead.manifest import HeadSpec
 
-__all__ = ["Head"]
+__all__ = ["Head", "check_maps"]
 
 _Maps = NDArray[np.float32]
 
@@ -78,7 +78,7 @@ class Head:
             BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE.
         """
         maps = self._maps(outputs)
-        _check(maps, flat)
+        check_maps(maps, flat)
         return maps
 
     def judge(
@@ -106,7 +106,12 @@ class Head:
         return native
 
 
-def _check(maps: _Maps, flat: Sequence[bool] | None) -> None:
+def check_maps(maps: _Maps, flat: Sequence[bool] | None = None) -> None:
+    """Refuse native maps (n, h', w') that must not be judged; see `Head.native`.
+
+    Raises:
+        BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE.
+    """
     low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))  # NaN spreads through both
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise BackendError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgead.appearance import LOOKS, decode_looks
 from edgead.backends import open_backend
+from edgead.backends.base import Backend
 from edgead.bundle import Bundle, read_bundle
 from edgead.choice import choose
 from edgead.errors import BackendError, BundleError, EdgeadError
@@ -28,7 +29,8 @@ __all__ = ["LoadedBundle"]
 class LoadedBundle:
     """Judges frames with one bundle on one engine, from many threads at once.
 
-    The arguments are those of `edgead.Detector`.
+    The arguments are those of `edgead.Detector`; ``memory`` is that of `edgead.backends.open_backend`,
+    None takes the choice's.
 
     Attributes:
         bundle: The bundle in memory.
@@ -47,6 +49,7 @@ class LoadedBundle:
         check_ranges: bool = True,
         self_check: bool = True,
         cache_dir: str | Path | None = None,
+        memory: str | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         manifest = self.bundle.manifest
@@ -60,10 +63,14 @@ class LoadedBundle:
             precision=self.choice.precision,
             threads=threads or self.choice.threads,
             cache_dir=None if cache_dir is None else str(cache_dir),
+            memory=memory or self.choice.memory,
+            source=None if isinstance(bundle, Bundle) else str(bundle),
         )
         self.unverified = ""
         try:
-            self._scorer = Scorer(self.bundle, self._backend, check_ranges=check_ranges)
+            self._scorer = _scorer(
+                self.bundle, self._backend, check_ranges=check_ranges, score_only=score_only
+            )
             self._postprocess = Postprocess(
                 manifest.head,
                 manifest.input,
@@ -135,7 +142,7 @@ class LoadedBundle:
 
     def _detection(self, frame: Frame, scored: Scored) -> Detection:
         started = time.perf_counter()
-        found = self._postprocess(scored.anomaly_map, scored.score, scored.placement)
+        found = self._postprocess(scored.anomaly_map, scored.score, scored.placement, scored.heat)
         scored.timings_ms["postprocess"] = (time.perf_counter() - started) * 1e3
         return Detection(
             verdict=found.verdict,
@@ -167,3 +174,12 @@ class LoadedBundle:
             raise BackendError(
                 "MODEL_UNVERIFIED", why, "Run: edgead verify BUNDLE, then start again."
             )
+
+
+def _scorer(bundle: Bundle, backend: Backend, *, check_ranges: bool, score_only: bool) -> Scorer:
+    """The CPU's, or on TensorRT the one that keeps whole frames on the GPU where that can be."""
+    if not backend.name.startswith("tensorrt"):
+        return Scorer(bundle, backend, check_ranges=check_ranges)
+    from edgead.scorer_gpu import open_scorer
+
+    return open_scorer(bundle, backend, check_ranges=check_ranges, score_only=score_only)

@@ -65,18 +65,30 @@ class Postprocess:
         self._cv2: Any = None if score_only else opencv()
 
     def __call__(
-        self, anomaly_map: NDArray[np.float32], score: float, placement: Placement
+        self,
+        anomaly_map: NDArray[np.float32],
+        score: float,
+        placement: Placement,
+        heat: kernels.Heatmap | None = None,
     ) -> Judgement:
-        """Judge one frame from its native map (h', w') and score."""
+        """Judge one frame from its native map (h', w') and score.
+
+        Args:
+            anomaly_map: Native map.
+            score: Image score.
+            placement: Where the map lies in the frame.
+            heat: What `edgead.kernels.heatmap` makes of the map, where it was made already.
+        """
         limits = self._thresholds
         verdict = Verdict.DEFECT if score > limits.threshold else Verdict.GOOD
         sure = float(confidence(score, self._good, limits.score_scale))
         if self._score_only:
             return Judgement(verdict, score, sure, None, None, ())
         size = placement.size or self._size
-        heat = kernels.heatmap(
-            anomaly_map[None], size, sigma=self._sigma, threshold=limits.pixel_threshold
-        )
+        if heat is None:
+            heat = kernels.heatmap(
+                anomaly_map[None], size, sigma=self._sigma, threshold=limits.pixel_threshold
+            )
         assert heat.mask is not None
         smoothed, mask = heat.map[0], heat.mask[0]
         if placement.ignored is not None:  # smoothing reaches over the outline

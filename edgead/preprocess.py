@@ -94,17 +94,39 @@ class Preprocess:
                 defect need not look like a good one.
 
         Raises:
-            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_TOO_LARGE, FRAME_RANGE, FRAME_CONSTANT or
-                FRAME_EXPOSURE.
+            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_TOO_LARGE, FRAME_RANGE, FRAME_CONSTANT,
+                FRAME_EXPOSURE or FRAME_ON_GPU.
         """
-        self._check(frame)
-        layout = self._layouts.get(frame.size) or self.layout(frame)
+        layout = self.begin(frame)
+        if not isinstance(frame.pixels, np.ndarray):
+            raise FrameError(
+                "FRAME_ON_GPU",
+                "the frame is on a GPU; this detector prepares its frames on the CPU.",
+                "Hand over a NumPy array; detector.choice.why says why it is so.",
+            )
         tensor = _CONVERT[frame.format](_to_8_bit(frame), layout.size, layout.crop)
         layout.paint(tensor)
-        _check_not_constant(tensor)
-        if check_ranges:
-            self._check_ranges(tensor)
+        self.check_picture(tensor, check_ranges=check_ranges)
         return tensor[None], layout.placement
+
+    def begin(self, frame: Frame) -> Layout:
+        """Check a frame's format and size, and lay the view over it; pixels are not looked at.
+
+        Raises:
+            FrameError: FRAME_FORMAT, FRAME_SIZE or FRAME_TOO_LARGE.
+        """
+        self._check(frame)
+        return self._layouts.get(frame.size) or self.layout(frame)
+
+    def check_picture(self, picture: NDArray[np.uint8], *, check_ranges: bool = True) -> None:
+        """Refuse a resized and painted picture (h, w, 3) that must not be judged.
+
+        Raises:
+            FrameError: FRAME_CONSTANT or FRAME_EXPOSURE.
+        """
+        _check_not_constant(picture)
+        if check_ranges:
+            self._check_ranges(picture)
 
     def layout(self, frame: Frame) -> Layout:
         """The view laid over frames of this size.

@@ -19,6 +19,7 @@ from edgead.errors import BackendError, BundleError
 from edgead.forks import keep_in_children
 from edgead.frame import Frame
 from edgead.heads import Head
+from edgead.kernels import Heatmap
 from edgead.preprocess import Preprocess, is_one_colour
 from edgead.tiles import TileGrid
 from edgead.types import Placement
@@ -42,6 +43,8 @@ class Scored:
         timings_ms: ``preprocess`` and ``infer`` (with the head), milliseconds.
         grid: Where its tiles lie; None when it is the engine input itself.
         appearance: Figures of the picture, where the bundle keeps those of its good ones.
+        heat: The smoothed map, where it was made beside the engine already; None leaves it to
+            `edgead.postprocess`.
     """
 
     anomaly_map: NDArray[np.float32]
@@ -51,6 +54,7 @@ class Scored:
     timings_ms: dict[str, float]
     grid: TileGrid | None = None
     appearance: Appearance | None = None
+    heat: Heatmap | None = None
 
     @property
     def inputs(self) -> list[NDArray[np.uint8]]:

@@ -75,8 +75,19 @@ def open_backend(
     precision: str = "fp32",
     threads: int = 0,
     cache_dir: str | None = None,
+    memory: str = "auto",
+    source: str | None = None,
 ) -> Backend:
     """Compile a bundle's model on the back end asked for; nothing is fallen back to.
+
+    Args:
+        name: The back end.
+        members: The bundle's.
+        precision: Which of its models.
+        threads: CPU threads; 0 leaves the choice to the back end.
+        cache_dir: What OpenVINO compiles is kept there; GPU engines have a cache of their own.
+        memory: ``auto``, ``pinned`` or ``mapped``, for GPUs.
+        source: The bundle's file, for messages that name a command.
 
     Raises:
         BackendError: The back end is missing or refuses the model.
@@ -99,5 +110,6 @@ def open_backend(
         name=name,
         precision=precision,
         fallbacks=[(precision, members[other]) for other in others],
+        options=trt.TrtOptions(memory=memory, bundle=source or "BUNDLE"),
     )
     return opened

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from edgead.kernels import _checks as check
 from edgead.kernels import cuda, reference
-from edgead.kernels._native import implementation, native
+from edgead.kernels._native import has_cuda, implementation, native
 from edgead.kernels.tables import heatmap_table, resize_table
 
 __all__ = [
     "CudaArray",
     "Heatmap",
+    "has_cuda",
     "heatmap",
     "implementation",
     "kmeans_assign",

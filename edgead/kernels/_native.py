@@ -55,3 +55,9 @@ def implementation() -> str:
     """What runs NumPy arrays: ``"native-<instruction set>"`` or ``"reference"``."""
     module = native()
     return "reference" if module is None else f"native-{module.instruction_set()}"
+
+
+def has_cuda() -> bool:
+    """Whether CUDA arrays can be computed on, as far as the build goes."""
+    module = native()
+    return module is not None and bool(module.built_with_cuda())

@@ -67,5 +67,6 @@ def test_types_need_no_engine() -> None:
         "edgead.types",
         "edgead.appearance",
         "edgead.frame",
+        "edgead.gpupixels",
         "edgead.errors",
     }

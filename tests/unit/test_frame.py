@@ -88,6 +88,63 @@ def test_cuda_arrays_are_frames_by_their_interface():
     assert Frame.from_array(OnDevice()).size == (4, 6)
 
 
+class Foreign:
+    """An image of jetson-utils: the interface and nothing else."""
+
+    def __init__(self, *shape, strides=None):
+        self.__cuda_array_interface__ = {
+            "shape": shape, "typestr": "|u1", "data": (4096, False), "version": 3, "strides": strides
+        }  # fmt: skip
+
+
+class Tensor(Foreign):
+    """A tensor of torch, as far as it is looked at: a type that is not NumPy's."""
+
+    dtype = "torch.uint8"
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        return np.ones(self.__cuda_array_interface__["shape"], np.uint8)
+
+    def clone(self):
+        return Tensor(*self.__cuda_array_interface__["shape"])
+
+
+def test_gpu_frames_of_any_library_are_described_and_not_copied():
+    image = Foreign(4, 6, 3)
+    frame = Frame.from_array(image)
+    assert (frame.size, frame.format) == ((4, 6), PixelFormat.BGR8)
+    assert repr(frame).endswith("BGR8, uint8 (4, 6, 3))")
+    assert frame.pixels.owner is image
+    assert frame.pixels.__cuda_array_interface__ == image.__cuda_array_interface__
+    assert frame.pixels.nbytes == 72
+    mono = Frame.from_array(Foreign(4, 6, 1, strides=(8, 1, 1))).pixels
+    told = mono.__cuda_array_interface__
+    assert (told["shape"], told["strides"]) == ((4, 6), (8, 1))
+    with pytest.raises(IndexError):
+        mono[0]
+    assert Frame(Foreign(4, 6), PixelFormat.MONO8).size == (4, 6)
+    with pytest.raises(FrameError) as error:
+        Frame(Foreign(4, 6), PixelFormat.BGR8)
+    assert error.value.code == "FRAME_CHANNELS"
+
+
+def test_gpu_frames_come_to_the_host_by_their_own_library():
+    tensor = Frame.from_array(Tensor(4, 6, 3)).pixels
+    np.testing.assert_array_equal(tensor.get(), np.ones((4, 6, 3), np.uint8))
+    assert tensor.copy().owner is not tensor.owner
+    bare = Frame.from_array(Foreign(4, 6, 3)).pixels
+    for ask, what in ((bare.get, "bring it to the host"), (bare.copy, "copy it")):
+        with pytest.raises(FrameError) as error:
+            ask()
+        assert str(error.value) == (
+            f"[FRAME_ON_GPU] the frame is a {Foreign.__module__}.Foreign on a GPU; edgead cannot {what}. "
+            "Hand over a NumPy, CuPy or torch array."
+        )
+
+
 _DTYPES = ["u1", "<u2", ">u2", "i1", "i4", "f2", "f4", "f8", "?", "c8", "S3", "O", "M8[s]"]
 
 

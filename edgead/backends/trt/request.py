@@ -93,18 +93,17 @@ class TrtRequest:
         self._kept: list[Array] = []
         self.has_graph = False
         self.timings_ms: dict[str, float] = {}
-        memory = self._options.memory
-        maps = memory == "mapped" or (memory == "auto" and backend.gpu.integrated)
+        maps = backend.maps_memory and not device_io
         with backend.context.active() as driver, self.guarded():
             self._stream = driver.Stream(NON_BLOCKING)
             self.stream = int(self._stream.handle)
             self._marks = [driver.Event(self._event_flags(driver)) for _ in range(4)]
             self._inputs = {
-                name: _Slot(driver, spec, self._largest, mapped=maps and not device_io)
+                name: _Slot(driver, spec, self._largest, mapped=maps)
                 for name, spec in backend.inputs.items()
             }
             self._outputs = {
-                name: _Slot(driver, spec, self._largest, mapped=maps and not device_io)
+                name: _Slot(driver, spec, self._largest, mapped=maps)
                 for name, spec in backend.outputs.items()
             }
 

@@ -143,6 +143,7 @@ class TrtBackend:
         notes: What differs from what was asked for, in words.
         activation_bytes: Device memory of one request beside its inputs and outputs.
         largest_batch: Images that one inference takes at the most, where its batch is free.
+        maps_memory: The GPU reads and writes host memory that it touches once.
     """
 
     def __init__(
@@ -163,6 +164,8 @@ class TrtBackend:
         self.precision = key.precision
         self.key, self.gpu, self.notes, self.options = key, gpu, notes, options
         self.largest_batch = options.batch[2]
+        is_own = options.memory == "auto" and gpu.integrated
+        self.maps_memory = options.memory == "mapped" or is_own
         self.context = context
         self.is_lost = False
         self._row = api.api_for(key.backend, key.backend_version)
