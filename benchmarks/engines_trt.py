@@ -1,191 +1,144 @@
-"""TensorRT engines: built for a named GPU without one, and run where there is one.
+"""TensorRT-RTX engines for a named GPU, built on a machine without one.
 
-    python benchmarks/engines_trt.py BUNDLE... [--target sm86] [--json]
-    python benchmarks/engines_trt.py METHOD.fp32.onnx METHOD.int8.onnx ...
+    python benchmarks/engines_trt.py BUNDLE... [--target sm86]
 
-Every FP32, FP16 and INT8 model of each bundle (or ONNX file, which says its precision in its name) is built
-twice with TensorRT-RTX: seconds, bytes, and whether the same model gave the same plan. With a GPU and pycuda,
-each back end at hand also runs: copy in, compute and copy out as trtexec splits them, a captured graph against
-plain launches, mapped against pinned memory, a frame that is on the GPU already, and the largest difference
-from OpenVINO's FP32 map. Without a GPU the run part is empty.
+Runs ``edgead build BUNDLE --backend tensorrt-rtx --target T --precision P`` twice, each time with an empty cache,
+for FP32, FP16 and INT8: seconds, bytes, and whether the same model gave the same plan. A precision that a bundle
+does not hold is made here, in a copy, by the method's recipe on the golden images alone: ``certified`` is then false,
+and nobody may judge parts with it. That a graph builds shows that it parses under strong typing and compiles; it
+says nothing about results or speed on a device. Writes benchmarks/results/engines_trt.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import statistics
+import json
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from harness import finish, interleave, parser, report
+import harness
+import onnx
 
-from edgead.backends import open_backend as open_any
-from edgead.backends.trt import TrtOptions, build_engine, device, header, open_backend
-from edgead.backends.trt.cuda import DeviceArray
-from edgead.bundle import Bundle, read_bundle
-from edgead.errors import EdgeadError
+from edgead.backends import members_for
+from edgead.backends.trt import header
+from edgead.bundle import MODEL, Bundle, read_bundle, write_bundle
+from edgead.calibration.recipes import kept_nodes, recipe_for
+from edgead.deploy.activations import float_tensors, watch
+from edgead.deploy.half import half_model
+from edgead.deploy.qdq import int8_model, quantisable
+from edgead.deploy.rewrite import split
+from edgead.golden import golden_frame
+from edgead.preprocess import Preprocess
 
-MEMBERS = {
-    "fp32": ("model.onnx",),
-    "fp16": ("model.fp16.onnx",),
-    "int8": ("model.int8-qdq.onnx", "model.int8.onnx"),
-}
-SMALLEST_RUNS = 50
-
-
-def main() -> int:
-    options = parser(__doc__, "engines_trt.json")
-    options.add_argument("bundles", type=Path, nargs="+")
-    options.add_argument("--target", default="sm86")
-    chosen = options.parse_args()
-    built, run = [], []
-    for path in chosen.bundles:
-        bundle = None if path.suffix == ".onnx" else read_bundle(path)
-        for named, model in [_of_file(path)] if bundle is None else _of_bundle(bundle):
-            built.append({**named, **build_twice(model, named["precision"], chosen.target)})
-            print(built[-1], file=sys.stderr)
-        run += [] if bundle is None else list(runs(bundle))
-    cuda = device.probe()
-    document = report("engines_trt", built, run=run, cuda=cuda.to_json())
-    finish(document, chosen)
-    return 0 if all("refused" not in one for one in built) else 1
+BACKEND = "tensorrt-rtx"
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
-def models(bundle: Bundle) -> Iterator[tuple[str, str, bytes]]:
-    """(precision, member, model) of what a bundle holds."""
-    for precision, names in MEMBERS.items():
-        for name in names:
-            if name in bundle.members:
-                yield precision, name, bundle.members[name]
+def rows(path: Path, target: str) -> Iterator[dict[str, Any]]:
+    """One record for each precision."""
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    head = {
+        "method": manifest.method,
+        "backbone": manifest.backbone,
+        "input": list(manifest.input.size),
+    }
+    made = missing_precisions(bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "part.edgead"
+        write_bundle(whole, bundle.with_members(made))
+        for precision in PRECISIONS:
+            member = members_for(BACKEND, precision, {**bundle.members, **made})[0]
+            size = len({**bundle.members, **made}[member])
+            certified = None if precision == "fp32" else member not in made
+            told = build_twice(whole, precision, target)
+            yield {**head, "asked": precision, "certified": certified, "onnx_bytes": size, **told}
 
 
-def build_twice(model: bytes, precision: str, target: str) -> dict[str, Any]:
-    """Build in two new caches; the medians of nothing, just both times."""
-    seconds, plans, told = [], [], {}
+def missing_precisions(bundle: Bundle) -> dict[str, bytes]:
+    """Models that the bundle does not hold, by the recipe, from the ranges on its golden images."""
+    made: dict[str, bytes] = {}
+    model = onnx.load_from_string(bundle.members[MODEL])
+    recipe = recipe_for(bundle.manifest.method)
+    if "model.fp16.onnx" not in bundle.members:
+        kept = kept_nodes([node.name for node in model.graph.node], recipe.fp16)
+        made["model.fp16.onnx"] = half_model(model, kept).SerializeToString()
+    if "model.int8.onnx" not in bundle.members:
+        whole = split(model)
+        nodes = quantisable(whole)
+        kept = kept_nodes(nodes, recipe.int8)
+        ranges = ranges_on(whole, bundle)
+        chosen = [name for name in nodes if name not in kept]
+        made["model.int8.onnx"] = int8_model(whole, ranges, chosen, "s8")
+    return made
+
+
+def ranges_on(model: onnx.ModelProto, bundle: Bundle) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each tensor over the golden images."""
+    preprocess = Preprocess.of(bundle)
+    frames = [golden_frame(bundle, one.name) for one in bundle.manifest.golden]
+    tensors = [preprocess(frame, check_ranges=False)[0] for frame in frames]
+    found: dict[str, tuple[float, float]] = {}
+    for values in watch(model, tensors, float_tensors(model)):
+        for name, array in values.items():
+            low, high = found.get(name, (0.0, 0.0))
+            found[name] = (min(low, float(array.min())), max(high, float(array.max())))
+    return found
+
+
+def build_twice(bundle: Path, precision: str, target: str) -> dict[str, Any]:
+    """Both builds' seconds; the rest from the second one."""
+    seconds, wall, plans = [], [], []
+    told: dict[str, Any] = {}
+    info: dict[str, Any] = {}
     for _ in range(2):
-        with tempfile.TemporaryDirectory() as folder:
-            cache = Path(folder) / "cache"
-            try:
-                told = build_engine(
-                    model, name="tensorrt-rtx", target=target, precision=precision, cache_dir=cache
-                )  # fmt: skip
-            except EdgeadError as error:
-                return {"target": target, "refused": str(error)}
-            secret = (cache / "machine.key").read_bytes()
-            data = Path(told["engine"]).read_bytes()
-            _, plan, info = header.unpack(data, secret, source="")
-            seconds.append(told["seconds"])
+        with tempfile.TemporaryDirectory() as cache:
+            command = [sys.executable, "-m", "edgead", "build", str(bundle.resolve()), "--backend", BACKEND,
+                       "--target", target, "--precision", precision, "--json"]  # fmt: skip
+            started = time.monotonic()
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env={**os.environ, "XDG_CACHE_HOME": cache}
+            )  # fmt: skip
+            if done.returncode != 0:
+                said = done.stderr.strip().splitlines()
+                return {"refused": next((x for x in said if x.startswith("error:")), said[-1])}
+            wall.append(round(time.monotonic() - started, 2))
+            told = json.loads(done.stdout)
+            engine = Path(told["engine"])
+            _, plan, info = header.unpack(
+                engine.read_bytes(), (engine.parent / "machine.key").read_bytes(), source=str(engine)
+            )  # fmt: skip
+            seconds.append(round(told["seconds"], 2))
             plans.append(hashlib.sha256(plan).hexdigest())
     return {
-        "target": target, "version": told["version"], "seconds": seconds, "bytes": told["bytes"],
-        "layers": info["layers"], "peak_rss_mb": round(info["peak_rss_bytes"] / 1e6), "onnx_bytes": len(model),
-        "same_plan_twice": plans[0] == plans[1], "notes": told["notes"],
+        "built": told["precision"], "seconds": seconds, "command_seconds": wall, "bytes": told["bytes"],
+        "same_plan_twice": plans[0] == plans[1], "plan_sha256": plans[0], "layers": info["layers"],
+        "peak_rss_mb": round(info["peak_rss_bytes"] / 1e6), "version": told["version"], "notes": told["notes"],
     }  # fmt: skip
 
 
-def runs(bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """One record for each back end and precision that runs here; none without a GPU."""
-    if device.probe().code != "OK":
-        return
-    for name in ("tensorrt", "tensorrt-rtx"):
-        for precision, member, model in models(bundle):
-            told = {"backend": name, **_named(bundle, precision, member)}
-            try:
-                yield {**told, **measure(bundle, name, precision, model)}
-            except EdgeadError as error:
-                yield {**told, "not_run": str(error)}
-
-
-def measure(bundle: Bundle, name: str, precision: str, model: bytes) -> dict[str, Any]:
-    """Time one engine in its variants, interleaved, and compare its outputs."""
-    height, width = bundle.manifest.input.size
-    frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
-    variants = {
-        "graph, pinned": TrtOptions(memory="pinned"),
-        "launches, pinned": TrtOptions(memory="pinned", cuda_graph=False),
-        "graph, mapped": TrtOptions(memory="mapped"),
-    }
-    opened = {
-        label: open_backend(model, name=name, precision=precision, allow_build=True, options=variant)
-        for label, variant in variants.items()
-    }  # fmt: skip
-    split = open_backend(model, name=name, precision=precision, options=TrtOptions(timing=True))
-    try:
-        requests = {label: backend.open_request() for label, backend in opened.items()}
-        candidates = {
-            label: (lambda request=request: request.infer({"image": frame}))
-            for label, request in requests.items()
-        }
-        resident = _resident(opened["graph, pinned"], frame)
-        candidates["graph, frame on the GPU"] = lambda: requests["graph, pinned"].infer(
-            {"image": resident}
-        )
-        times = interleave(candidates)
-        outputs = requests["graph, pinned"].infer({"image": frame})
-        return {
-            "device": split.device, "version": split.version,
-            "median_ms": {label: timing.median_ms for label, timing in times.items()},
-            "p90_ms": {label: timing.p90_ms for label, timing in times.items()},
-            "split_ms": _split(split.open_request(), frame),
-            "activation_mb": round(split.activation_bytes / 1e6, 1),
-            "worst_share_of_fp32_range": _difference(bundle, frame, outputs),
-        }  # fmt: skip
-    finally:
-        for backend in (*opened.values(), split):
-            backend.close()
-
-
-def _resident(backend: Any, frame: np.ndarray) -> Any:
-    """The frame in device memory, as a GPU camera library would hand it over."""
-    with backend.context.active() as driver:
-        allocation = driver.mem_alloc(frame.nbytes)
-        driver.memcpy_htod(allocation, frame)
-    held = DeviceArray(int(allocation), frame.shape, frame.dtype)
-    held.keep = allocation  # type: ignore[attr-defined]
-    return held
-
-
-def _split(request: Any, frame: np.ndarray) -> dict[str, float]:
-    """Medians of copy in, compute and copy out, as trtexec splits them."""
-    rows = []
-    for _ in range(SMALLEST_RUNS):
-        request.infer({"image": frame})
-        rows.append(dict(request.timings_ms))
-    return {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
-
-
-def _difference(bundle: Bundle, frame: np.ndarray, outputs: dict[str, np.ndarray]) -> float:
-    """Largest difference from OpenVINO at FP32, as a share of that output's range, over all outputs."""
-    reference = open_any("openvino", bundle.members, precision="fp32")
-    try:
-        wanted = reference.open_request().infer({"image": frame})
-    finally:
-        reference.close()
-    return max(
-        float(np.abs(outputs[name].astype(np.float32) - array).max() / max(np.ptp(array), 1e-9))
-        for name, array in wanted.items()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-
-
-def _named(bundle: Bundle, precision: str, member: str) -> dict[str, Any]:
-    return {"method": bundle.manifest.method, "precision": precision, "model": member}
-
-
-def _of_bundle(bundle: Bundle) -> list[tuple[dict[str, Any], bytes]]:
-    return [
-        (_named(bundle, precision, member), model) for precision, member, model in models(bundle)
-    ]
-
-
-def _of_file(path: Path) -> tuple[dict[str, Any], bytes]:
-    """``slsg.int8-qdq.onnx`` is an INT8 model of slsg."""
-    method, _, rest = path.stem.partition(".")
-    precision = rest.partition("-")[0]
-    return {"method": method, "precision": precision, "model": path.name}, path.read_bytes()
+    options.add_argument("bundles", type=Path, nargs="+")
+    options.add_argument("--target", default="sm86")
+    chosen = options.parse_args(arguments)
+    built = []
+    for path in chosen.bundles:
+        for row in rows(path, chosen.target):
+            built.append(row)
+            print(json.dumps(row), flush=True)
+    command = f"python benchmarks/engines_trt.py BUNDLE... --target {chosen.target}"
+    print(harness.save("engines_trt", command, {"target": chosen.target, "built": built}))
+    return 0 if all("refused" not in row for row in built) else 1
 
 
 if __name__ == "__main__":
