@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import fake_tensorrt
@@ -27,6 +28,7 @@ class Machine:
         self.name = "tensorrt-rtx" if version.startswith("rtx") else "tensorrt"
         self.cuda = FakeCuda(gpu, **driver) if gpu else FakeCuda(**driver)
         self.trt = fake_tensorrt.make(version, self.cuda)
+        self.trt.__spec__ = ModuleSpec(api.MODULES[self.name], None)  # as an installed one has
         self.cache = tmp_path / "cache"
         self.events: list[dict[str, Any]] = []
         package = types.ModuleType("pycuda")

@@ -98,11 +98,16 @@ def inspect(
     emit(result, as_json, lambda: table(str(bundle), rows))
 
 
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Also: what will judge this bundle here, and why.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """What this machine has and what will run on it, and why."""
     from edgead.doctor import examine
 
-    result = examine()
+    result = examine(bundle)
     rows: list[tuple[str, Any]] = [
         (one["name"], f"{one['status']}: {one['text']} {one['hint']}".rstrip())
         for one in result["checks"]

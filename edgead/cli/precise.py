@@ -83,16 +83,22 @@ def certify(
 def tune(
     bundle: BundleArgument,
     latency_ms: Annotated[float, typer.Option(help="Frame to verdict, 90th percentile.")],
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Which to try, several times for several: all.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every certified way to run a bundle here and keep the best for this machine.
 
     Exit 1 when none meets the latency. Example: edgead tune part.edgead --latency-ms 20
     """
+    from edgead.backends import BACKENDS
     from edgead.deploy.tune import tune as measure
 
     with progress_bar() as bar:
-        result = measure(bundle, latency_ms=latency_ms, report=bar)
+        result = measure(bundle, latency_ms=latency_ms, backends=backend or BACKENDS, report=bar)
+    for one in result["passed_over"]:
+        say(f"{one['backend']} {one['precision']} was passed over: {one['why']}")
     emit(result, as_json, lambda: table("tuned", list(result["choice"].items())))
     if not result["met"]:
         raise typer.Exit(1)

@@ -24,9 +24,10 @@ from edgead.bundle import Bundle
 from edgead.detector import Detector
 from edgead.errors import ConfigError
 from edgead.evaluate import data
+from edgead.evaluate.benchmark_gpu import gpu_figures
 from edgead.frame import Frame
 from edgead.golden import golden_frame
-from edgead.power import PowerMeter
+from edgead.power import PowerMeter, throttle_state
 from edgead.scorer import Scorer
 
 __all__ = ["benchmark"]
@@ -71,7 +72,9 @@ def benchmark(
         for _ in range(WARM_UP_FRAMES):
             runner.raw()
             runner.judge()
+        cool = throttle_state()
         raw, whole = _in_turn(runner.raw, runner.judge, seconds)
+        warm = throttle_state()
         power = _power(runner.judge, seconds / 2)
         paced = None
         if period_ms is not None:
@@ -94,6 +97,8 @@ def benchmark(
             "paced": paced,
             "line_rate": None,
             "power": power,
+            "throttle": {"before": cool, "after": warm},
+            "gpu": gpu_figures(detector, frames),
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "machine": _machine(runner.engine.device),
         }
@@ -117,6 +122,7 @@ class _Runner:
             detector.bundle.members,
             precision=detector.choice.precision,
             threads=threads,
+            memory=detector.choice.memory,
         )
         self._request = self.engine.open_request()
         scorer = Scorer(detector.bundle, self.engine, check_ranges=False)

@@ -22,6 +22,7 @@ import numpy as np
 from edgead.bundle import Bundle
 from edgead.detector import Detector
 from edgead.frame import Frame
+from edgead.power import throttle_state
 
 __all__ = ["memory_slope", "soak"]
 
@@ -60,7 +61,8 @@ def soak(
         on_progress: Called about once a second with the share done, 0..1.
 
     Returns:
-        ``frames``, ``seconds``, ``backend``, ``precision``; ``slope_mb_per_hour`` with
+        ``frames``, ``seconds``, ``backend``, ``precision``; ``sustained_fps`` from the last quarter's
+        median; ``throttle`` before and after, see `edgead.power.throttle_state`; ``slope_mb_per_hour`` with
         ``slope_interval`` and ``half_width_mb_per_hour``; ``rss_mb`` at the start, after the warm-up
         and at the end; ``handles`` and ``threads`` gained since the warm-up; ``p50_ms`` of the first
         and last quarter after it and ``p50_drift``; ``golden_ok``; ``is_flat``: the interval covers
@@ -72,12 +74,15 @@ def soak(
     ) as detector:
         pictures = list(frames) if frames is not None else _noise(detector.bundle)
         run = _Run(detector, pictures, minutes * 60, leak_bytes, on_progress)
+        cool = throttle_state()
         run.go()
+        warm = throttle_state()
         golden = detector.verify()
         return {
             **run.figures(),
             "backend": detector.choice.backend,
             "precision": detector.choice.precision,
+            "throttle": {"before": cool, "after": warm},
             "golden_ok": golden["ok"],
             "ok": run.is_sound() and golden["ok"],
         }
@@ -143,6 +148,7 @@ class _Run:
         return {
             "frames": self._judged,
             "seconds": round(self._elapsed, 1),
+            "sustained_fps": round(1e3 / last, 2),
             "slope_mb_per_hour": round(slope, 4),
             "half_width_mb_per_hour": round(half, 4),
             "slope_interval": [round(slope - half, 4), round(slope + half, 4)],

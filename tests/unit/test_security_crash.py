@@ -84,6 +84,8 @@ def test_soak_is_flat_and_finds_a_leak() -> None:
     assert (sound["handles"], sound["threads"]) == (0, 0)
     assert sound["golden_ok"]
     assert sound["frames"] > 100
+    assert sound["sustained_fps"] > 0
+    assert set(sound["throttle"]["after"]) == {"throttled", "by", "hottest_c"}
     leaking = soak(tiny_bundle(), minutes=0.05, backend="openvino", threads=1, leak_bytes=20_000)
     assert not leaking["is_flat"]
     assert not leaking["ok"]
