@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edgead.stream.interrupts import undisturbed
 from edgead.stream.journal import Journal
 from edgead.stream.limits import Limits
 from edgead.stream.pipeline import Judge, Stream
@@ -74,9 +76,31 @@ def run(
         SourceError: The source cannot be opened.
         ConfigError: An option is out of range.
     """
+    opening = partial(
+        _open,
+        judge,
+        dict(source) if isinstance(source, Mapping) else {"": source},
+        journal,
+        save_rejects,
+        policy=policy,
+        deadline_ms=deadline_ms,
+        workers=workers,
+        limits=limits,
+        on_frame=on_frame,
+    )
+    return undisturbed(opening, Stream.close)
+
+
+def _open(
+    judge: Judge,
+    specs: Mapping[str, Any],
+    journal: str | Path | Journal | None,
+    rejects: str | Path | Rejects | None,
+    **options: Any,
+) -> Stream:
     sources: dict[str, Source] = {}
     with ExitStack() as opened:  # what was opened is closed when something after it fails
-        for name, spec in source.items() if isinstance(source, Mapping) else [("", source)]:
+        for name, spec in specs.items():
             one = open_source(spec)
             opened.callback(one.close)
             one.source_id = name or one.source_id
@@ -84,19 +108,9 @@ def run(
         if isinstance(journal, (str, Path)):
             journal = Journal(journal)
             opened.callback(journal.close)
-        if isinstance(save_rejects, (str, Path)):
-            save_rejects = Rejects(save_rejects)
-            opened.callback(save_rejects.close)
-        stream = Stream(
-            judge,
-            sources,
-            policy=policy,
-            deadline_ms=deadline_ms,
-            workers=workers,
-            limits=limits,
-            journal=journal,
-            rejects=save_rejects,
-            on_frame=on_frame,
-        )
+        if isinstance(rejects, (str, Path)):
+            rejects = Rejects(rejects)
+            opened.callback(rejects.close)
+        stream = Stream(judge, sources, journal=journal, rejects=rejects, **options)
         opened.pop_all()
     return stream

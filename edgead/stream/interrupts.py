@@ -5,19 +5,23 @@ KeyboardInterrupt or SystemExit raised there may leave books half changed, and
 `threading.Condition` and `threading.Event`, which are Python code, with a lock held for ever. So a
 thread that is not the stream's own does three things only: it takes a C lock in a ``with`` (never
 left half done since Python 3.10), it makes one C call (done or not done), and it waits on a `Bell`.
-Everything else is done by the stream's own threads, which no signal's exception reaches.
+Everything else is done by the stream's own threads, which no signal's exception reaches; opening one,
+which starts them, by a thread for that alone (`undisturbed`).
 """
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Bell", "Changed", "Clerk"]
+__all__ = ["Bell", "Changed", "Clerk", "undisturbed"]
 
 T = TypeVar("T")
+
+_UNDO_S = 2.0  # whoever pressed Ctrl-C waits no longer for what is being opened
 
 
 class Bell:
@@ -140,3 +144,67 @@ class Clerk:
             task.bell.ring()
             del task
         self._is_over = True
+
+
+class _Made:
+    """What a thread has made, and whether anybody waits for it."""
+
+    def __init__(self) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.is_ready = False
+        self.is_abandoned = False
+        self.bell = Bell()
+        self.thread: threading.Thread
+
+
+def undisturbed(make: Callable[[], T], undo: Callable[[T], object]) -> T:
+    """Make something that holds threads or processes where no signal can tear it.
+
+    Signals raise in the main thread only; any other one makes it itself. A caller who is interrupted
+    waits a moment until it is undone; what takes longer is undone later.
+
+    Args:
+        make: Cleans up after itself when it raises.
+        undo: Called with what was made, once or twice, when the caller was interrupted and does not
+            get it.
+
+    Raises:
+        BaseException: What ``make`` raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return make()
+    made = _Made()
+    try:
+        _thread.start_new_thread(_begin, (made, make, undo))  # one C call; Thread.start is many
+        while not made.bell.wait(0.5):
+            continue
+        made.thread.join()
+    except BaseException:
+        made.is_abandoned = True  # said before it is looked whether it is ready, in `_make` after:
+        if made.is_ready and made.error is None:  # one of both undoes it
+            undo(made.result)
+        made.bell.wait(_UNDO_S)
+        raise
+    if made.error is not None:
+        raise made.error
+    return made.result  # type: ignore[no-any-return]
+
+
+def _begin(made: _Made, make: Callable[[], T], undo: Callable[[T], object]) -> None:
+    """In a thread that Python's list of threads never sees; it starts one that is seen."""
+    made.thread = threading.Thread(
+        target=_make, args=(made, make, undo), name="edgead opening", daemon=True
+    )
+    made.thread.start()
+
+
+def _make(made: _Made, make: Callable[[], T], undo: Callable[[T], object]) -> None:
+    try:
+        made.result = make()
+    except BaseException as error:  # it belongs to who asked
+        made.error = error
+    made.is_ready = True
+    if made.is_abandoned and made.error is None:
+        undo(made.result)
+    made.bell.ring()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from edgead._version import __version__
-from edgead.errors import StorageError
+from edgead.errors import StateError, StorageError
 from edgead.stream.interrupts import Bell
 from edgead.stream.journal_schema import COLUMNS, SCHEMA, again, chain_of, values_of
 from edgead.types import Detection, Outcome
@@ -84,6 +84,7 @@ class Journal:
         self._final: dict[str, Any] | None = None  # the run's counts: it is closing
         self._last: _Row = ()
         self._is_writing = False
+        self._turn = threading.Lock()  # to begin and to close: a stream is opened by its own thread
         self._thread = threading.Thread(target=self._work, name="edgead journal", daemon=True)
         self._database = self._open()
         self._chain = self._last_chain()
@@ -99,7 +100,16 @@ class Journal:
         Args:
             kind: Kind of source; ``auto`` chooses by it.
             policy: The policy in use.
+
+        Raises:
+            StateError: CLOSED.
         """
+        with self._turn:
+            if self._final is not None:
+                raise StateError("CLOSED", f"the journal {self.path} is closed.", "Open it again.")
+            self._begin(kind, policy)
+
+    def _begin(self, kind: str, policy: str) -> None:
         if self.sync == "auto":
             self.sync = "full" if kind == "triggered" else "batch"
         self._info.update(
@@ -158,10 +168,11 @@ class Journal:
         """Write what waits and note the run's final counts; safe to call twice, and again after an
         interruption. A disk that hangs is left to the journal's thread after ten seconds.
         """
-        if self._final is None:
-            self._final = dict(counts or {})
-            if not self._is_writing:  # it was never begun
-                self._finish()
+        with self._turn:
+            if self._final is None:
+                self._final = dict(counts or {})
+                if not self._is_writing:  # it was never begun
+                    self._finish()
         self._wake.ring()
         until = time.monotonic() + _CLOSE_S
         while self._is_writing and time.monotonic() < until:

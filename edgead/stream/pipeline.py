@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from edgead.stream.checks import FrameCheck
 from edgead.stream.crew import Crew, Judge
 from edgead.stream.drift import Drift
 from edgead.stream.intake import Intake
-from edgead.stream.interrupts import Changed, Clerk
+from edgead.stream.interrupts import Changed, Clerk, undisturbed
 from edgead.stream.journal import Journal
 from edgead.stream.lane import Deadline, Lane
 from edgead.stream.ledger import Ticket
@@ -96,10 +97,14 @@ class Stream:
         self._clerk = Clerk("edgead clerk")
         guard_ns = int(self.limits.guard_ms * 1e6)
         self._outbox = Outbox(self._changed, self._clerk, journal, self._clock, guard_ns)
+        start = partial(self._start, judge, policy, deadline_ms, workers)
+        undisturbed(start, lambda _: self.close())
+
+    def _start(self, judge: Judge, policy: str, deadline_ms: float | None, workers: int) -> None:
         try:
             self._prepare(judge, policy, deadline_ms, workers)
         except BaseException:
-            for owned in (*self._sources.values(), journal, rejects):
+            for owned in (*self._sources.values(), self.journal, self.rejects):
                 if owned is not None:
                     owned.close()
             raise

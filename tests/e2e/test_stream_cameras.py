@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgead import images
+from edgead import Detector, images
 from edgead.errors import SourceError
-from edgead.stream import Stream, open_source, run
+from edgead.stream import Judge, Stream, open_source, run
 from edgead.stream.sources.reconnect import Reconnecting, ReconnectLimits
 from edgead.testing import FakeJudge, detection_of
 from edgead.testing.audit import Resources
 from edgead.testing.servers import RtspServer, SilentServer
+from edgead.testing.tiny import tiny_bundle
 from edgead.types import Detection, Frame, Outcome
 
 cv2 = pytest.importorskip("cv2")
@@ -62,19 +63,20 @@ def first(stream: Stream, count: int) -> list[Outcome]:
     return found
 
 
-def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path, pictures: list[bytes]) -> None:
-    video = tmp_path / "line.mjpeg"
+def alike_by_every_way(judge: Judge, folder: Path, pictures: list[bytes]) -> None:
+    """A video file, a folder of its frames and a camera that sends them by RTSP: the same scores."""
+    video = folder / "line.mjpeg"
     video.write_bytes(b"".join(pictures))
-    (tmp_path / "frames").mkdir()
+    (folder / "frames").mkdir()
     source = open_source(video)
     for number in range(len(pictures)):
         frame = source.read(1)
         assert isinstance(frame, Frame)
-        images.save_image(tmp_path / "frames" / f"{number:04d}.png", frame.pixels)
+        images.save_image(folder / "frames" / f"{number:04d}.png", frame.pixels)
     source.close()
     scores = [score(o) for o in run(judge, video)]
     assert len(set(scores)) == len(pictures)
-    assert [score(o) for o in run(judge, tmp_path / "frames")] == scores
+    assert [score(o) for o in run(judge, folder / "frames")] == scores
     with RtspServer(pictures, fps=60, loops=True) as server:
         outcomes = first(run(judge, server.url, policy="every"), len(pictures))
     # By the number of the frame: on a busy machine some are lost before edgead, and counted.
@@ -82,6 +84,19 @@ def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path, pictures: li
     assert [score(o) for o in outcomes] == [scores[place] for place in places]
     assert len(set(places)) > len(pictures) // 2
     assert not any(o.is_simulated for o in outcomes)
+
+
+def test_video_rtsp_and_folder_give_the_same_bits(tmp_path: Path, pictures: list[bytes]) -> None:
+    alike_by_every_way(judge, tmp_path, pictures)
+
+
+def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    steps = np.repeat(np.uint8([20, 40]), 8)[:, None, None]  # one colour would be refused
+    levels = [np.broadcast_to(steps + np.uint8(6 * n), (16, 16, 3)) for n in range(30)]
+    pictures = [cv2.imencode(".jpg", level)[1].tobytes() for level in levels]
+    with Detector(tiny_bundle(), backend="openvino", check_ranges=False) as detector:
+        alike_by_every_way(detector, tmp_path, pictures)
 
 
 def test_a_lost_rtsp_camera_comes_back_in_the_same_colours(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import _weakrefset
 import contextlib
 import functools
+import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -23,19 +25,27 @@ from typing import Any
 
 import pytest
 
-from edgead.stream import run
-from edgead.stream.interrupts import Bell, Changed, Clerk
+from edgead.errors import ConfigError
+from edgead.stream import open_source, run
+from edgead.stream.interrupts import Bell, Changed, Clerk, undisturbed
 from edgead.stream.journal import Journal
 from edgead.stream.journal_read import verify_journal
 from edgead.stream.pipeline import Stream
 from edgead.stream.triggered import Triggered
 from edgead.testing import FakeJudge, textured
+from edgead.testing.audit import Resources
 
 pytestmark = pytest.mark.timeout(600)
 
 _FRAMES = 6
 _ELSEWHERE = (__file__, _weakrefset.__file__)  # a weak reference's callback swallows exceptions
 _PIXELS = [textured(n) for n in range(_FRAMES)]
+
+
+#: Where these return, whoever called has the stream, and closes it.
+_HANDED_OVER = {
+    function.__code__ for function in (run, undisturbed, Stream.__init__, Triggered.__init__)
+}
 
 
 class Striker:
@@ -59,6 +69,8 @@ class Striker:
     def _see(self, frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         if event not in ("return", "c_return") or code.co_filename in _ELSEWHERE:
+            return
+        if event == "return" and code in _HANDED_OVER:
             return
         if code.co_name == "<genexpr>":  # its end is no place where Python looks for signals
             return
@@ -153,6 +165,89 @@ def test_struck_anywhere_in_closing_it_closes(tmp_path: Path, mode: str) -> None
         if places < at:
             break
     assert at > 5
+
+
+def open_for_reading(path: Path, _: Journal) -> Stream:
+    return run(FakeJudge(), {"a": _PIXELS, "b": _PIXELS}, journal=path, save_rejects=path.parent)
+
+
+def open_stream(path: Path, journal: Journal) -> Stream:
+    return Stream(FakeJudge(), {"a": open_source(_PIXELS)}, journal=journal)
+
+
+def open_station(path: Path, journal: Journal) -> Stream:
+    return Triggered(FakeJudge(), deadline_ms=None, journal=journal)
+
+
+def is_left(before: Resources, running: dict[int, FrameType], path: Path) -> list[object]:
+    """What runs or is open since then; one that never started may stand in Python's list for ever."""
+    gained = Resources.now().gained(before)
+    left: list[object] = [n for n in (gained["fds"], gained["processes"]) if n]
+    left += sys._current_frames().keys() - running.keys()
+    found = verify_journal(path) if path.exists() else {"problems": [], "open_runs": 0}
+    return left + found["problems"] + ["open run"] * found["open_runs"]
+
+
+@pytest.mark.parametrize("work", [open_for_reading, open_stream, open_station])
+def test_struck_anywhere_in_opening_nothing_is_left(
+    tmp_path: Path, work: Callable[[Path, Journal], Stream]
+) -> None:
+    kept: list[Stream] = []
+
+    def open_and_keep(path: Path, journal: Journal) -> None:
+        kept.append(work(path, journal))
+
+    at = places = 0
+    before, running = Resources.now(), sys._current_frames()
+    while places >= at:
+        at += 1
+        path = tmp_path / f"{at}.sqlite"
+        journal = Journal(tmp_path / "unused.sqlite" if work is open_for_reading else path)
+        places = struck(at, functools.partial(open_and_keep, path, journal))
+        for stream in kept:
+            stream.close()
+        journal.close()
+        for _ in range(600):  # a thread that was just started is nowhere to be seen yet
+            if not is_left(before, running, path):
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"{at}: {is_left(before, running, path)}")
+    assert (len(kept), at > 8) == (1, True)
+
+
+def test_what_opening_raises_is_the_callers() -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(FakeJudge(), _PIXELS, workers=0)
+    assert str(caught.value) == "[WORKERS] workers is 0; want 1 or more."
+    assert [t.name for t in threading.enumerate() if t.name == "edgead opening"] == []
+
+
+def test_interrupted_while_it_waits_what_is_made_later_is_undone() -> None:
+    making, go_on, undone = threading.Event(), threading.Event(), threading.Event()
+
+    def make() -> str:
+        making.set()
+        go_on.wait(60)
+        return "made"
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        raiser = threading.Thread(
+            target=lambda: making.wait(60) and os.kill(os.getpid(), signal.SIGUSR1)
+        )
+        raiser.start()
+        with pytest.raises(KeyboardInterrupt):
+            undisturbed(make, lambda made: undone.set() if made == "made" else None)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    raiser.join(60)
+    assert not undone.is_set()
+    go_on.set()
+    assert undone.wait(60)
 
 
 def test_a_bell_rings_once_however_often() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgead.errors import StorageError
+from edgead.errors import StateError, StorageError
 from edgead.stream import run
 from edgead.stream.journal import Journal
 from edgead.stream.journal_read import export_journal, journal_files, verify_journal
@@ -263,3 +263,13 @@ def test_a_killed_run_shows_as_open(tmp_path: Path) -> None:
     journal._database.close()  # as a kill leaves it
     found = verify_journal(tmp_path / "j.sqlite")
     assert (found["ok"], found["open_runs"], found["rows"]) == (True, 1, 1)
+
+
+def test_a_closed_journal_is_not_begun(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "line.sqlite")
+    journal.close()
+    with pytest.raises(StateError) as caught:
+        run(FakeJudge(), [textured(1)], journal=journal)
+    assert str(caught.value) == (
+        f"[CLOSED] the journal {tmp_path / 'line.sqlite'} is closed. Open it again."
+    )
