@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgead.errors import CalibrationError
 
-__all__ = ["confidence", "finite_scores"]
+__all__ = ["Confidence", "finite_scores"]
 
 
-def confidence(
-    score: ArrayLike, good_scores: ArrayLike, score_scale: float
-) -> NDArray[np.float64] | float:
+class Confidence:
     """One minus the empirical tail probability of a score among held-out good scores.
 
     Between the good scores the empirical distribution i / (n + 1) is interpolated. Beyond the
@@ -23,41 +22,47 @@ def confidence(
     exponential has rounded to 0. Below the smallest it does the same towards 0.
 
     Args:
-        score: Image scores, any shape, the method's own unit.
         good_scores: Scores of held-out good images. [N], any order, N >= 1.
         score_scale: Threshold minus median good score, > 0, same unit.
-
-    Returns:
-        Confidence in (0, 1), the shape of ``score``; a float for a scalar. Strictly rising in the
-        score, except between good scores that are equal.
 
     Raises:
         CalibrationError: SCORES_EMPTY, SCORES_NOT_FINITE or SCORE_SCALE.
     """
-    good = np.sort(finite_scores(good_scores))
-    if not (np.isfinite(score_scale) and score_scale > 0):
-        raise CalibrationError(
-            "SCORE_SCALE",
-            f"score_scale is {score_scale}; expected a positive number.",
-            "Learn the threshold again from good images.",
-        )
-    asked = np.asarray(score, dtype=np.float64)
-    if not np.isfinite(asked).all():
-        raise CalibrationError(
-            "SCORES_NOT_FINITE",
-            "a score is NaN or infinite; it has no confidence.",
-            "Its verdict is UNKNOWN.",
-        )
-    knots, last = np.unique(good, return_index=True)
-    rank = np.append(last[1:], good.size)  # how many good scores are <= each knot
-    rise = 1.0 / (good.size + 1)
-    result = np.interp(asked, knots, rank * rise)
-    with np.errstate(over="ignore"):  # an excess beyond the largest double is a tail of 0
-        excess = np.maximum(asked - knots[-1], 0) / score_scale
-        deficit = np.maximum(knots[0] - asked, 0) / score_scale
-    result = np.where(excess > 0, 1 - rise / (1 + excess), result)
-    result = np.where(deficit > 0, rank[0] * rise / (1 + deficit), result)
-    return result if asked.ndim else float(result)
+
+    def __init__(self, good_scores: ArrayLike, score_scale: float) -> None:
+        good = np.sort(finite_scores(good_scores))
+        if not (math.isfinite(score_scale) and score_scale > 0):
+            raise CalibrationError(
+                "SCORE_SCALE",
+                f"score_scale is {score_scale}; expected a positive number.",
+                "Learn the threshold again from good images.",
+            )
+        knots, last = np.unique(good, return_index=True)
+        rank = np.append(last[1:], good.size)  # how many good scores are <= each knot
+        self._rise = 1.0 / (good.size + 1)
+        self._knots, self._heights = knots, rank * self._rise
+        self._low, self._high = float(knots[0]), float(knots[-1])
+        self._scale = float(score_scale)
+
+    def __call__(self, score: float) -> float:
+        """Confidence in (0, 1) of an image score in the method's own unit.
+
+        Strictly rising in the score, except between good scores that are equal.
+
+        Raises:
+            CalibrationError: SCORES_NOT_FINITE.
+        """
+        if not math.isfinite(score):
+            raise CalibrationError(
+                "SCORES_NOT_FINITE",
+                "a score is NaN or infinite; it has no confidence.",
+                "Its verdict is UNKNOWN.",
+            )
+        if score > self._high:
+            return 1 - self._rise / (1 + (score - self._high) / self._scale)
+        if score < self._low:
+            return float(self._heights[0]) / (1 + (self._low - score) / self._scale)
+        return float(np.interp(score, self._knots, self._heights))
 
 
 def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:

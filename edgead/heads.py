@@ -112,7 +112,8 @@ def check_maps(maps: _Maps, flat: Sequence[bool] | None = None) -> None:
     Raises:
         BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE.
     """
-    low, high = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))  # NaN spreads through both
+    flat_maps = maps.reshape(len(maps), -1)  # one axis: NumPy takes a third of the time over two
+    low, high = flat_maps.min(axis=1), flat_maps.max(axis=1)  # NaN spreads through both
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise BackendError(
             "BACKEND_NONFINITE",

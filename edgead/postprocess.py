@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead import kernels
-from edgead.confidence import confidence
+from edgead.confidence import Confidence
 from edgead.images import opencv
 from edgead.manifest import HeadSpec, InputSpec, Thresholds, Units
 from edgead.types import Placement, Region, Verdict
@@ -60,7 +60,7 @@ class Postprocess:
     ) -> None:
         self._sigma, self._size = head.sigma, input.size
         self._thresholds, self._units = thresholds, units
-        self._good = np.asarray(thresholds.good_scores)
+        self._confidence = Confidence(thresholds.good_scores, thresholds.score_scale)
         self._score_only = score_only
         self._cv2: Any = None if score_only else opencv()
 
@@ -81,7 +81,7 @@ class Postprocess:
         """
         limits = self._thresholds
         verdict = Verdict.DEFECT if score > limits.threshold else Verdict.GOOD
-        sure = float(confidence(score, self._good, limits.score_scale))
+        sure = self._confidence(score)
         if self._score_only:
             return Judgement(verdict, score, sure, None, None, ())
         size = placement.size or self._size
@@ -106,19 +106,20 @@ class Postprocess:
     ) -> tuple[Region, ...]:
         """Connected regions of the mask, largest peak first."""
         cv2 = self._cv2
-        count, labels, stats, centroids = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        outlines, nesting = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        outer = [outlines[i][:, 0] for i in np.flatnonzero(nesting[0, :, 3] < 0)]  # no holes
+        labels = cv2.connectedComponents(mask, connectivity=8)[1] if len(outer) > 1 else mask
         found = []
-        for label in range(1, count):
-            x, y, w, h, area = (int(v) for v in stats[label])
-            part = labels[y : y + h, x : x + w] == label
-            peak = float(smoothed[y : y + h, x : x + w][part].max())
-            outlines, _ = cv2.findContours(
-                part.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-            )
-            outline = max(outlines, key=len).reshape(-1, 2) + np.array([x, y])
-            region = self._region(
-                outline, (x, y, x + w, y + h), area, peak, centroids[label], placement
-            )
+        for outline in outer:
+            x, y, w, h = cv2.boundingRect(outline)
+            box = np.s_[y : y + h, x : x + w]
+            first_x, first_y = outline[0]
+            part = (labels[box] == labels[first_y, first_x]).view(np.uint8)
+            sums = cv2.moments(part, binaryImage=True)
+            area = sums["m00"]
+            centroid = np.array([x + sums["m10"] / area, y + sums["m01"] / area])
+            peak = cv2.minMaxLoc(smoothed[box], mask=part)[1]
+            region = self._region(outline, (x, y, x + w, y + h), area, peak, centroid, placement)
             if region.area_px >= self._units.min_area_px:
                 found.append(region)
         return tuple(sorted(found, key=lambda region: -region.peak))
@@ -134,7 +135,7 @@ class Postprocess:
         self,
         outline: NDArray[Any],
         box: tuple[int, int, int, int],
-        area: int,
+        area: float,
         peak: float,
         centroid: NDArray[Any],
         placement: Placement,

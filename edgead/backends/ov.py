@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class OpenVinoBackend:
         if self._compiled is None:
             raise BackendError("CLOSED", "this back end is closed.", "Open the detector again.")
         return OpenVinoRequest(
-            self._compiled.create_infer_request(), self.inputs, tuple(self.outputs)
+            self._compiled.create_infer_request(), self._ov.Tensor, self.inputs, tuple(self.outputs)
         )
 
     def close(self) -> None:
@@ -143,9 +143,13 @@ class OpenVinoRequest:
     device = "cpu"
 
     def __init__(
-        self, request: Any, inputs: Mapping[str, TensorSpec], outputs: tuple[str, ...]
+        self,
+        request: Any,
+        tensor: Callable[..., Any],
+        inputs: Mapping[str, TensorSpec],
+        outputs: tuple[str, ...],
     ) -> None:
-        self._request = request
+        self._request, self._tensor = request, tensor
         self._inputs, self._outputs = inputs, outputs
         self._is_started = False
 
@@ -158,8 +162,11 @@ class OpenVinoRequest:
                     "BACKEND_ERROR",
                     f"openvino failed: input {name!r} is {array.dtype}; want {spec.dtype}.",
                 )
-        try:
-            self._request.start_async(dict(feeds), share_inputs=True)
+        try:  # its own way of taking arrays costs a hundredth of a small model's time
+            for name, array in feeds.items():
+                usable = np.require(array, requirements="CW")  # else OpenVINO would refuse it
+                self._request.set_tensor(name, self._tensor(usable, shared_memory=True))
+            self._request.start_async()
         except RuntimeError as error:
             raise _failed(error) from error
         self._is_started = True

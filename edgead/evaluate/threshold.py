@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgead.confidence import confidence, finite_scores
+from edgead.confidence import finite_scores
 from edgead.errors import CalibrationError, ConfigError
 
 __all__ = [
     "Threshold",
     "clopper_pearson",
-    "confidence",
     "learn_pixel_threshold",
     "learn_threshold",
     "promise_sentence",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgead.confidence import confidence
+from edgead.confidence import Confidence
 from edgead.evaluate.threshold import clopper_pearson, learn_threshold, score_scale, upper_bound
 
 SCORES = hnp.arrays(
@@ -66,17 +66,19 @@ def test_confidence_orders_as_scores_do(scores, data):
     span = max(scale, float(np.ptp(scores)))
     low, high = scores.min() - 50 * span, scores.max() + 50 * span
     asked = np.sort(np.unique(data.draw(hnp.arrays(float, 20, elements=st.floats(low, high)))))
-    found = confidence(asked, scores, scale)
+    sure = Confidence(scores, scale)
+    found = np.array([sure(score) for score in asked])
     assert np.all((found > 0) & (found < 1))
     assert np.all(np.diff(found) >= -1e-15)  # interpolation rounds to the last bit
     beyond = asked[(asked > scores.max()) | (asked < scores.min())]
     gaps = np.diff(beyond) > 1e-6 * span  # closer ones may round to one double
-    assert np.all(np.diff(confidence(beyond, scores, scale))[gaps] > 0)
+    assert np.all(np.diff([sure(score) for score in beyond])[gaps] > 0)
 
 
 @settings(deadline=None)
 @given(SCORES.filter(lambda s: np.ptp(s) > 1e-3))
 def test_confidence_is_the_empirical_share_at_good_scores(scores):
-    found = confidence(scores, scores, 1.0)
+    sure = Confidence(scores, 1.0)
+    found = [sure(score) for score in scores]
     at_or_under = (scores[None, :] <= scores[:, None]).sum(axis=1)
     np.testing.assert_allclose(found, at_or_under / (scores.size + 1), rtol=1e-9)

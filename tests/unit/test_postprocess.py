@@ -113,6 +113,16 @@ def test_the_smoothed_map_is_what_thresholds_are_learnt_on():
     np.testing.assert_array_equal(found.anomaly_map, smooth(native[None], (12, 16), 1.5)[0])
 
 
+def test_a_region_inside_the_hole_of_another_is_its_own():
+    anomaly_map = np.full((9, 9), 0.1)
+    anomaly_map[1:8, 1:8] = 0.7
+    anomaly_map[2:7, 2:7] = 0.1
+    anomaly_map[4, 4] = 0.6
+    ring, dot = judge(anomaly_map, 0.1, place=Placement((0.0, 0.0), (1.0, 1.0), (9, 9))).regions
+    assert (ring.area_px, ring.box_xyxy, ring.centroid) == (24, (1, 1, 8, 8), (4, 4))
+    assert (dot.area_px, dot.box_xyxy, dot.centroid) == (1, (4, 4, 5, 5), (4, 4))
+
+
 @given(cells=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=40))
 def test_regions_are_scipys_labels(cells):
     anomaly_map = np.full((10, 10), 0.1)
@@ -125,6 +135,10 @@ def test_regions_are_scipys_labels(cells):
     assert len(found.regions) == count
     areas = sorted(int((labels == label).sum()) for label in range(1, count + 1))
     assert sorted(region.area_px for region in found.regions) == areas
+    centres = ndimage.center_of_mass(labels, labels, range(1, count + 1))
+    expected = sorted((round(x, 6), round(y, 6)) for y, x in centres)
+    got = sorted((round(x, 6), round(y, 6)) for x, y in (one.centroid for one in found.regions))
+    assert got == expected
     for region in found.regions:
         x0, y0, x1, y1 = (int(v) for v in region.box_xyxy)
         assert anomaly_map[y0:y1, x0:x1].max() >= np.float32(region.peak) - 1e-6

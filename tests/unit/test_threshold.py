@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 from tolerances import TOLERANCES
 
-from edgead.confidence import confidence
+from edgead.confidence import Confidence
 from edgead.errors import CalibrationError, ConfigError
 from edgead.evaluate.threshold import (
     clopper_pearson,
@@ -88,7 +90,7 @@ def test_scores_that_cannot_be_ordered_are_refused(scores):
     calls = (
         lambda: learn_threshold(scores, false_reject_rate=0.01),
         lambda: score_scale(1.0, scores),
-        lambda: confidence(1.0, scores, 1.0),
+        lambda: Confidence(scores, 1.0),
     )
     expected = (
         "[SCORES_EMPTY] no scores were given; expected one for each held-out good image."
@@ -176,23 +178,22 @@ def test_pixel_threshold_refuses_a_map_with_nan():
 def test_confidence_at_and_beyond_the_good_scores():
     good, scale = [4.0, 1.0, 2.0, 2.0], 1.0
     # i / (n + 1) at the scores, ties at their highest rank, straight lines between
-    np.testing.assert_allclose(confidence([1, 2, 3, 4], good, scale), [0.2, 0.6, 0.7, 0.8])
-    np.testing.assert_allclose(confidence([5, 7], good, scale), [1 - 0.2 / 2, 1 - 0.2 / 4])
-    np.testing.assert_allclose(confidence([0, -2], good, scale), [0.2 / 2, 0.2 / 4])
-    scalar = confidence(3.0, good, scale)
-    assert isinstance(scalar, float)
-    assert confidence(np.zeros((2, 3)), good, scale).shape == (2, 3)
+    sure = Confidence(good, scale)
+    assert [sure(score) for score in (1, 2, 3, 4)] == pytest.approx([0.2, 0.6, 0.7, 0.8])
+    assert [sure(score) for score in (5, 7)] == pytest.approx([1 - 0.2 / 2, 1 - 0.2 / 4])
+    assert [sure(score) for score in (0, -2)] == pytest.approx([0.2 / 2, 0.2 / 4])
+    assert isinstance(sure(3.0), float)
 
 
 def test_confidence_refuses_what_has_none():
     with pytest.raises(CalibrationError) as caught:
-        confidence(np.nan, [1.0], 1.0)
+        Confidence([1.0], 1.0)(math.nan)
     assert str(caught.value) == (
         "[SCORES_NOT_FINITE] a score is NaN or infinite; it has no confidence. "
         "Its verdict is UNKNOWN."
     )
     with pytest.raises(CalibrationError) as caught:
-        confidence(1.0, [1.0], 0.0)
+        Confidence([1.0], 0.0)
     assert str(caught.value) == (
         "[SCORE_SCALE] score_scale is 0.0; expected a positive number. "
         "Learn the threshold again from good images."

@@ -1,0 +1,158 @@
+"""What the way around the engine costs: frames a second from memory to verdict over the raw engine's.
+
+    python benchmarks/overhead.py --bundle B [--bundle B2 ...] --source DIR [--precisions fp32 int8]
+
+Frames are decoded before the clock starts and have defects, so that each ends in a map, a mask and regions. Four
+ways alternate in short turns with the raw engine on the same threads: one frame at a time, two in flight (the engine
+with two requests in flight beside it), and both with the score alone. The ratio is of medians of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import save
+
+from edgead import images
+from edgead.backends import open_backend
+from edgead.bundle import read_bundle
+from edgead.detector import Detector
+from edgead.evaluate import data
+from edgead.preprocess import Preprocess
+from edgead.types import Frame, Verdict
+
+#: Pairs of the engine alone and the whole way, and what the issue of speed asks of them.
+PAIRS = {
+    "one at a time": ("raw", "whole", 0.88),
+    "two in flight": ("raw pipelined", "whole pipelined", 0.93),
+    "score only": ("raw", "score only", 0.97),
+    "score only, two in flight": ("raw pipelined", "score only pipelined", 0.97),
+}
+_IN_FLIGHT = 2
+
+
+def defects(bundle: Path, source: Path, count: int) -> list[Frame]:
+    """Frames of ``source`` that the bundle calls DEFECT, so that none skips mask and regions."""
+    found: list[Frame] = []
+    with Detector(bundle, backend="openvino", precision="fp32") as detector:
+        for path in data.find_images(source):
+            frame = images.read(path)
+            if detector(frame).verdict is Verdict.DEFECT:
+                found.append(frame)
+            if len(found) == count:
+                return found
+    if not found:
+        raise SystemExit(f"{source}: the bundle finds no defect, so regions would not be measured")
+    return found
+
+
+class Engine:
+    """The engine alone, on pictures that were prepared before."""
+
+    def __init__(self, bundle: Path, precision: str, threads: int, frames: Sequence[Frame]) -> None:
+        opened = read_bundle(bundle)
+        self._backend = open_backend(
+            "openvino", opened.members, precision=precision, threads=threads
+        )
+        self._requests = [self._backend.open_request() for _ in range(_IN_FLIGHT)]
+        prepare = Preprocess.of(opened)
+        self._pictures = [prepare(frame)[0] for frame in frames]
+
+    def one_at_a_time(self) -> None:
+        """Each picture alone."""
+        request = self._requests[0]
+        for picture in self._pictures:
+            request.start({"image": picture})
+            request.wait()
+
+    def pipelined(self) -> None:
+        """Always two requests in flight."""
+        for number, picture in enumerate(self._pictures):
+            request = self._requests[number % _IN_FLIGHT]
+            if number >= _IN_FLIGHT:
+                request.wait()
+            request.start({"image": picture})
+        for request in self._requests:
+            request.wait()
+
+
+def ways(
+    bundle: Path, precision: str, threads: int, frames: Sequence[Frame]
+) -> dict[str, Callable[[], object]]:
+    """Name -> judges all frames once."""
+    engine = Engine(bundle, precision, threads, frames)
+    options: dict[str, Any] = {"backend": "openvino", "precision": precision, "threads": threads}
+    whole = Detector(bundle, **options)
+    brief = Detector(bundle, score_only=True, **options)
+    return {
+        "raw": engine.one_at_a_time,
+        "whole": lambda: [whole(frame) for frame in frames],
+        "score only": lambda: [brief(frame) for frame in frames],
+        "raw pipelined": engine.pipelined,
+        "whole pipelined": lambda: whole.batch(frames),
+        "score only pipelined": lambda: brief.batch(frames),
+    }
+
+
+def measure(
+    bundle: Path, precision: str, threads: int, frames: Sequence[Frame], turns: int
+) -> dict[str, Any]:
+    """Milliseconds a frame of each way, and the ratios."""
+    candidates = ways(bundle, precision, threads, frames)
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(turns + 2):
+        for name, call in candidates.items():
+            started = time.perf_counter()
+            call()
+            if turn >= 2:  # warm-up
+                spent[name].append((time.perf_counter() - started) * 1e3 / len(frames))
+    ms = {name: round(statistics.median(values), 4) for name, values in spent.items()}
+    return {
+        "bundle": read_bundle(bundle).manifest.method,
+        "backbone": read_bundle(bundle).manifest.backbone,
+        "input": list(read_bundle(bundle).manifest.input.size),
+        "frame": list(frames[0].size),
+        "frames": len(frames),
+        "precision": precision,
+        "ms": ms,
+        "overhead_ratio": {
+            name: round(ms[raw] / ms[own], 4) for name, (raw, own, _) in PAIRS.items()
+        },
+        "wanted": {name: wanted for name, (_, _, wanted) in PAIRS.items()},
+    }
+
+
+def _runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for bundle in options.bundle:
+        frames = defects(bundle, options.source, options.frames)
+        for precision in options.precisions:
+            run = measure(bundle, precision, options.threads, frames, options.turns)
+            print(run["bundle"], precision, run["ms"], run["overhead_ratio"], file=sys.stderr)
+            yield run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--bundle", type=Path, action="append", required=True, help="repeat for several")
+    add("--source", type=Path, required=True, help="folder of images with defects")
+    add("--precisions", nargs="+", default=["fp32"])
+    add("--frames", type=int, default=16)
+    add("--threads", type=int, default=2)
+    add("--turns", type=int, default=30)
+    add("--name", default="", help="of the data set, for the file's name; none: nothing is saved")
+    options = parser.parse_args()
+    runs = list(_runs(options))
+    if options.name:
+        command = "python benchmarks/overhead.py --bundle B --source DIR"
+        save(f"overhead-{options.name}", command, {"threads": options.threads, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()
