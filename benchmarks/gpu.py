@@ -1,28 +1,34 @@
-"""Everything that only a GPU can tell about the kernels, in one command of less than 8 minutes.
+"""Everything that only a GPU can tell, in one command of less than 8 minutes.
 
     python benchmarks/gpu.py
 
-Builds edgead._C for this device in the checkout, runs tests/gpu with EDGEAD_REQUIRE_GPU=1, looks for races with
-compute-sanitizer where that works, times the kernels beside torch (TF32 off) and CuPy on one stream, and writes
-benchmarks/results/gpu.json with the environment. A step that fails is there with its output; the others still run.
-Without a GPU it says so and exits with 1.
+Builds edgead._C for this device in the checkout, then, each part in a process of its own: runs tests/gpu with
+EDGEAD_REQUIRE_GPU=1 (parity), CuPy, torch and pycuda on one stream (interop), loads and runs a TensorRT or
+TensorRT-RTX engine where one can be had (engine), looks for races with compute-sanitizer (races), and times the
+kernels beside torch with TF32 off (timings). benchmarks/results/gpu.json is written after every part: a part that
+fails, hangs or ends its process is there with its output, and the others still run. What cannot run says why.
+Without a GPU nothing is run, and the command ends with 1.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import harness
-import numpy as np
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout itself: nothing need be installed
+
+import harness  # noqa: E402
+
 LIMIT_S = 470.0
 SANITIZED = """
 import cupy, numpy as np
@@ -33,17 +39,19 @@ kernels.topk_neighbours(x[None], x[None], None, 40)
 kernels.heatmap(x[None], (200, 150), sigma=4, threshold=0.5)
 cupy.cuda.runtime.deviceSynchronize()
 """
+#: Part -> seconds that it may take at the most. Those after ``build`` need it.
+PARTS = {
+    "build": 180.0,
+    "parity": 150.0,
+    "interop": 60.0,
+    "engine": 100.0,
+    "races": 60.0,
+    "timings": 240.0,
+}
+#: What has to hold for the command to end with 0; the others depend on what is installed.
+NEEDED = ("build", "parity", "interop", "timings")
 
-
-class Case(NamedTuple):
-    """One line of the results."""
-
-    kernel: str
-    shape: str
-    edgead: Callable[[], object]
-    peers: dict[str, Callable[[], object]]
-    flop: float
-    bytes: float
+Part = Callable[[float], dict[str, Any]]
 
 
 def device() -> dict[str, Any] | None:
@@ -67,172 +75,142 @@ def device() -> dict[str, Any] | None:
     return None
 
 
-def step(name: str, command: list[str], seconds: float, **environment: str) -> dict[str, Any]:
+def step(command: Sequence[str], seconds: float, **environment: str) -> dict[str, Any]:
     """Run a command; how it ended, how long it took and the end of what it printed."""
     started = time.monotonic()
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, timeout=seconds, capture_output=True, text=True, check=False,
+            command, cwd=ROOT, timeout=max(seconds, 1.0), capture_output=True, text=True, check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         )  # fmt: skip
         passed, output = done.returncode == 0, done.stdout + done.stderr
+        if done.returncode < 0:
+            output += f"\nended by signal {-done.returncode}"
     except subprocess.TimeoutExpired as error:
         passed, output = False, f"no end after {seconds:.0f} s: {error}"
     except OSError as error:
         passed, output = False, str(error)
-    took = time.monotonic() - started
-    print(f"{name}: {'passed' if passed else 'FAILED'} in {took:.0f} s", flush=True)
-    return {"passed": passed, "seconds": round(took, 1), "output": "" if passed else output[-4000:]}
+    took = round(time.monotonic() - started, 1)
+    return {"passed": passed, "seconds": took, "output": "" if passed else output[-4000:]}
 
 
-def sanitize(seconds: float) -> dict[str, Any]:
+def build(seconds: float) -> dict[str, Any]:
+    """edgead._C for this device, in the checkout."""
+    architectures = os.environ.get("EDGEAD_CUDA_ARCHITECTURES") or "native"
+    return step(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        seconds,
+        EDGEAD_CUDA_ARCHITECTURES=architectures,
+        EDGEAD_REQUIRE_NATIVE="1",
+    )
+
+
+def parity(seconds: float) -> dict[str, Any]:
+    """The kernels against their NumPy references, and the engine where there is one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
+    return step(command, seconds, EDGEAD_REQUIRE_GPU="1")
+
+
+def races(seconds: float) -> dict[str, Any]:
     """Race check with compute-sanitizer; `ran` says whether it could work here at all."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         return {"ran": False, "why": "compute-sanitizer is not on the PATH"}
-    result = step(
-        "races",
-        [program, "--tool", "racecheck", "--error-exitcode", "9", sys.executable, "-c", SANITIZED],
-        seconds,
-    )
+    tool = [program, "--tool", "racecheck", "--error-exitcode", "9"]
+    result = step([*tool, sys.executable, "-c", SANITIZED], seconds)
     unable = not result["passed"] and "RACECHECK SUMMARY" not in result["output"]
     return {"ran": not unable, **result}
 
 
-def device_times(
-    calls: dict[str, Callable[[], object]], seconds: float
-) -> dict[str, dict[str, float]]:
-    """Medians of the device time (CUDA events, in turns) and of the host time of a call, on torch's current stream."""
-    import torch
+def own_process(name: str) -> Part:
+    """A part of this file's in a process of its own, which may write results before it ends."""
 
-    for call in calls.values():
-        for _ in range(5):
-            call()
-    torch.cuda.synchronize()
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    flush = torch.empty(
-        64 << 20, dtype=torch.uint8, device="cuda"
-    )  # larger than a second-level cache
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(next(iter(spent.values()))) < 5:
-        for name, call in calls.items():
-            flush.zero_()
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            first.record()
-            started = time.perf_counter()
-            call()
-            host = time.perf_counter() - started
-            last.record()
-            last.synchronize()
-            spent[name].append((first.elapsed_time(last), host * 1e3))
-    return {
-        name: dict(
-            zip(
-                ("device_ms", "host_ms"), (float(v) for v in np.median(values, axis=0)), strict=True
-            )
+    def run(seconds: float) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "result.json"
+            command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--part", name, "--out", str(out)]  # fmt: skip
+            ended = step([*command, "--seconds", str(seconds - 5)], seconds, XDG_CACHE_HOME=folder)
+            told = json.loads(out.read_text()) if out.exists() else {}
+        return {**ended, **told, "passed": ended["passed"] and told.get("passed", False)}
+
+    return run
+
+
+def interop(seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:  # noqa: ARG001
+    """CuPy, torch and pycuda on one stream, without a copy."""
+    import gpu_interop
+
+    gpu_interop.run(tell)
+
+
+def engine(seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:
+    """TensorRT and TensorRT-RTX."""
+    import gpu_engine
+
+    gpu_engine.run(seconds, tell)
+
+
+def timings(seconds: float, tell: Callable[[dict[str, Any]], None]) -> None:
+    """The kernels beside torch."""
+    import gpu_kernels
+
+    gpu_kernels.timings(time.monotonic() + seconds, tell)
+
+
+CHILDREN = {"interop": interop, "engine": engine, "timings": timings}
+RUNNERS: dict[str, Part] = {
+    "build": build, "parity": parity, "races": races, **{name: own_process(name) for name in CHILDREN}
+}  # fmt: skip
+
+
+def run_parts(
+    runners: dict[str, Part], deadline: float, save: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """Run every part in what time is left, and save after each; nothing that one does ends the others."""
+    report: dict[str, Any] = {}
+    for name, limit in PARTS.items():
+        left = deadline - time.monotonic()
+        if name != "build" and not report["build"].get("passed"):
+            report[name] = {"passed": False, "why": "not run: the kernels were not built"}
+        elif left < 10:
+            report[name] = {"passed": False, "why": "not run: no time was left"}
+        else:
+            try:
+                report[name] = runners[name](min(limit, left))
+            except Exception as error:  # a part is reported, whatever it did
+                report[name] = {"passed": False, "why": f"{type(error).__name__}: {error}"}
+        told = report[name]
+        state = (
+            "passed" if told.get("passed") else f"NOT passed: {told.get('why', 'see its output')}"
         )
-        for name, values in spent.items()
-    }
+        print(f"{name}: {state} ({told.get('seconds', 0)} s)", flush=True)
+        save(report)
+    return report
 
 
-def cases() -> Iterator[Case]:
-    """The sizes of benchmarks/kernels.py, with arrays of torch on the device."""
-    import torch
-    from torch.nn.functional import conv2d, interpolate, normalize, pad
+def child(name: str, seconds: float, out: Path) -> int:
+    """One part, here; what it tells is written at once."""
+    told: dict[str, Any] = {"passed": False}
 
-    from edgead import kernels
-    from edgead.kernels.tables import gaussian_kernel
+    def tell(more: dict[str, Any]) -> None:
+        told.update(more)
+        out.write_text(json.dumps(told))
 
-    def rand(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device="cuda")
-
-    for batch in (1, 16):
-        for count in (100, 512, 2048):
-            x, c = rand(784 * batch, 1536), rand(count, 1536)
-            yield Case(
-                "kmeans_assign", f"{len(x)}x1536 against {count}", lambda x=x, c=c: kernels.kmeans_assign(x, c),
-                {"torch addmm+min": lambda x=x, c=c: torch.addmm(c.square().sum(1), x, c.T, alpha=-2).min(1),
-                 "torch cdist+min": lambda x=x, c=c: torch.cdist(x, c).min(1)},
-                2.0 * len(x) * count * 1536, 0,
-            )  # fmt: skip
-        for nodes, channels in ((64, 64), (64, 256), (1024, 64), (1024, 256)):
-            f, g, p = rand(batch, nodes, channels), rand(batch, nodes, channels), rand(nodes, nodes)
-            yield Case(
-                "topk_neighbours", f"{batch}x{nodes}x{channels}",
-                lambda f=f, g=g, p=p: kernels.topk_neighbours(f, g, p, 9),
-                {"torch": lambda f=f, g=g, p=p: (normalize(f, dim=-1) @ normalize(g, dim=-1).mT - p).topk(9)},
-                2.0 * batch * nodes * nodes * channels, 0,
-            )  # fmt: skip
-        weights = torch.from_numpy(gaussian_kernel(4.0).astype(np.float32)).cuda()
-        radius = len(weights) // 2
-
-        def smooth(
-            m: torch.Tensor, size: int, weights: Any = weights, radius: int = radius
-        ) -> torch.Tensor:
-            up = pad(
-                interpolate(m[:, None], (size, size), mode="bilinear"),
-                (radius,) * 4,
-                mode="reflect",
-            )
-            return conv2d(conv2d(up, weights[None, None, None]), weights[None, None, :, None])
-
-        for side, size in ((28, 256), (36, 512), (64, 1024), (64, 2048)):
-            m = rand(batch, side, side)
-            yield Case(
-                "heatmap", f"{batch}x{side} to {size}",
-                lambda m=m, s=size: kernels.heatmap(m, (s, s), sigma=4, threshold=0.5),
-                {"torch": lambda m=m, s=size, smooth=smooth: smooth(m, s)}, 0, 5.0 * batch * size * size,
-            )  # fmt: skip
-    for (height, width), size in (((512, 512), (256, 256)), ((1080, 1920), (512, 512))):
-        frame = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda")
-        planar = frame.permute(2, 0, 1)[None].float()
-        yield Case(
-            "resize", f"{width}x{height} to {size[1]}x{size[0]}", lambda x=frame, s=size: kernels.resize(x, s),
-            {"torch antialias, float": lambda x=planar, s=size: interpolate(x, s, mode="bilinear", antialias=True)},
-            0, float(frame.numel() + size[0] * size[1] * 3),
-        )  # fmt: skip
+    CHILDREN[name](seconds, tell)
+    return 0
 
 
-def timings(deadline: float) -> dict[str, Any]:
-    """Time all cases in what is left until the deadline."""
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    a, b = torch.randn(2, 4096, 4096, device="cuda")
-    target = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
-    machine = device_times({"sgemm": lambda: a @ b, "write": lambda: target.zero_()}, 3)
-    limits = {
-        "sgemm_gflops": 2 * 4096**3 / machine["sgemm"]["device_ms"] / 1e6,
-        "write_gb_s": target.numel() / machine["write"]["device_ms"] / 1e6,
-    }
-    every = list(cases())
-    results = []
-    for number, case in enumerate(every):
-        left = max(deadline - time.monotonic(), 0) / (len(every) - number)
-        times = device_times({"edgead": case.edgead, **case.peers}, min(4.0, left))
-        own = times.pop("edgead")
-        best = min(times, key=lambda name: times[name]["device_ms"])
-        rate = (
-            case.flop / limits["sgemm_gflops"] if case.flop else case.bytes / limits["write_gb_s"]
-        ) / 1e6
-        results.append({
-            "kernel": case.kernel, "shape": case.shape, "edgead_ms": own["device_ms"],
-            "edgead_host_ms": own["host_ms"], "peers_ms": {name: one["device_ms"] for name, one in times.items()},
-            "best_peer": best, "speedup": times[best]["device_ms"] / own["device_ms"],
-            "limit_share": rate / own["device_ms"],
-        })  # fmt: skip
-        print(
-            "{kernel:16} {shape:24} {edgead_ms:8.4f} ms  {speedup:6.2f}x {best_peer}".format(
-                **results[-1]
-            ),
-            flush=True,
-        )
-    return {"limits": limits, "results": results}
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--part", choices=sorted(CHILDREN), help="run this part alone, here")
+    options.add_argument("--out", type=Path, default=Path("part.json"))
+    options.add_argument("--seconds", type=float, default=60.0)
+    chosen = options.parse_args(arguments)
+    if chosen.part is not None:
+        return child(chosen.part, chosen.seconds, chosen.out)
     gpu = device()
     if gpu is None:
         print(
@@ -240,29 +218,13 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    deadline = time.monotonic() + LIMIT_S
-    report: dict[str, Any] = {"gpu": gpu}
-    report["build"] = step(
-        "build", [sys.executable, "setup.py", "-q", "build_ext", "--inplace"], 180,
-        EDGEAD_CUDA_ARCHITECTURES=os.environ.get("EDGEAD_CUDA_ARCHITECTURES") or "native", EDGEAD_REQUIRE_NATIVE="1",
-    )  # fmt: skip
-    if report["build"]["passed"]:
-        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
-        report["parity"] = step("parity", pytest, 150, EDGEAD_REQUIRE_GPU="1")
-        report["races"] = sanitize(60)
-        sys.path.insert(0, str(ROOT))
-        try:
-            report.update(timings(deadline))
-        except (ImportError, RuntimeError) as error:
-            report["timings_failed"] = f"{type(error).__name__}: {error}"
-            print(report["timings_failed"], file=sys.stderr)
-    path = harness.save("gpu", "python benchmarks/gpu.py", report)
-    print(f"written to {path}")
-    passed = (
-        all(report.get(name, {}).get("passed", False) for name in ("build", "parity"))
-        and "results" in report
-    )
-    return 0 if passed else 1
+
+    def save(report: dict[str, Any]) -> object:
+        return harness.save("gpu", "python benchmarks/gpu.py", {"gpu": gpu, **report})
+
+    report = run_parts(RUNNERS, time.monotonic() + LIMIT_S, save)
+    print(f"written to {harness.RESULTS / 'gpu.json'}")
+    return 0 if all(report[name].get("passed") for name in NEEDED) else 1
 
 
 if __name__ == "__main__":

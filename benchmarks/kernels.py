@@ -302,13 +302,16 @@ def readme_table() -> str:
     where = document["provenance"]
     head = ["kernel", "size", "ms", "best peer", "speed-up", "share of the machine's limit"]
     text = f"{where['cpu']}, {THREADS} threads, {document['implementation']}:\n\n{markdown(head, rows)}\n"
-    if not (harness.RESULTS / "gpu.json").exists():
+    gpu = harness.load("gpu") if (harness.RESULTS / "gpu.json").exists() else {}
+    timed = [
+        one for one in gpu.get("timings", {}).get("results", []) if "failed" not in one
+    ]  # fmt: skip
+    if not timed:
         return f"{text}On a GPU: {NOT_MEASURED}.\n"
-    gpu = harness.load("gpu")
     rows = [
         [one["kernel"], one["shape"], f"{one['edgead_ms']:.3g}", one["best_peer"], f"{one['speedup']:.1f}x",
          f"{one['limit_share']:.0%}"]
-        for one in gpu["results"]
+        for one in timed
     ]  # fmt: skip
     return f"{text}{gpu['gpu']['name']}:\n\n{markdown(head, rows)}"
 
