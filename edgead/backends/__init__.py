@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("openvino", "bf16"): ("model.onnx",),
     ("onnxruntime", "int8"): ("model.int8-u8s8.onnx", "model.int8.onnx"),
-    ("tensorrt", "int8"): ("model.int8-qdq.onnx", "model.int8.onnx"),
+    ("tensorrt", "int8"): ("model.int8-qdq.onnx", "model.int8.onnx", "model.int8-conv.onnx"),
+    ("tensorrt-rtx", "int8"): ("model.int8.onnx", "model.int8-conv.onnx"),
 }
 _DEFAULTS = {
     "fp32": ("model.onnx",),
@@ -103,13 +105,15 @@ def open_backend(
         return OnnxRuntimeBackend(model, precision=precision, threads=threads)
     from edgead.backends import trt
 
-    # One engine may refuse a form of Q/DQ that its sister takes; the next form is as good.
+    # One engine may refuse a form of Q/DQ that its sister takes; the last one quantises less.
     others = members_for(name, precision, members)[1:]
-    opened: Backend = trt.open_backend(
+    opened = trt.open_backend(
         model,
         name=name,
         precision=precision,
         fallbacks=[(precision, members[other]) for other in others],
         options=trt.TrtOptions(memory=memory, bundle=source or "BUNDLE"),
     )
+    for note in opened.notes:
+        logging.getLogger("edgead").warning("%s", note)
     return opened

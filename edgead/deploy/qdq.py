@@ -6,6 +6,8 @@ form      member                         for
 ``s8``    ``model.int8.onnx``            OpenVINO, TensorRT-RTX, TensorRT 11; int8 weights
 ``u8s8``  ``model.int8-u8s8.onnx``       ONNX Runtime on x86, whose S8S8 is slower than FP32
 ``qdq``   ``model.int8-qdq.onnx``        TensorRT 8.6-10: FP32 weights and Q/DQ on them
+``qdq``   ``model.int8-conv.onnx``       the same without quantised sums: the coarser layout that
+                                         TensorRT falls back to when it refuses the finer one
 ========= ============================== ================================================
 
 Weights are symmetric per output channel, activations per tensor; ``s8`` and ``qdq`` have zero points
@@ -28,7 +30,17 @@ from onnx import helper, numpy_helper
 from edgead.deploy.rewrite import centred
 from edgead.errors import BundleError
 
-__all__ = ["FLOAT_PARTS", "FORMS", "Form", "Layout", "Levels", "costs", "int8_model", "quantisable"]
+__all__ = [
+    "CONV_ONLY",
+    "FLOAT_PARTS",
+    "FORMS",
+    "Form",
+    "Layout",
+    "Levels",
+    "costs",
+    "int8_model",
+    "quantisable",
+]
 
 Form = Literal["s8", "u8s8", "qdq"]
 #: Initialiser -> int8 levels, and the step of each output channel.
@@ -40,6 +52,8 @@ FORMS: Final[dict[Form, str]] = {
     "u8s8": "model.int8-u8s8.onnx",
     "qdq": "model.int8-qdq.onnx",
 }
+#: Bundle member in the coarser layout, in the form that every TensorRT takes.
+CONV_ONLY: Final = "model.int8-conv.onnx"
 #: Key of the graph's note on what its floating-point parts must be computed in.
 FLOAT_PARTS: Final = "float_parts"
 #: Weights of a floating-point layer that save nothing as eight bits (OpenVINO's kernel for a 1x1

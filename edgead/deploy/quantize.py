@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -24,7 +25,7 @@ from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits, agreement
 from edgead.deploy.certificate import encoded, issue, merged, score_frames
 from edgead.deploy.half import half_model, prove_ranges
-from edgead.deploy.qdq import FORMS, Form, Layout, costs, int8_model, quantisable
+from edgead.deploy.qdq import CONV_ONLY, FORMS, Form, Layout, costs, int8_model, quantisable
 from edgead.deploy.rewrite import split
 from edgead.deploy.rounding import round_weights
 from edgead.deploy.search import Plan, Search, Trial
@@ -35,6 +36,7 @@ __all__ = ["PRECISIONS", "quantize"]
 
 PRECISIONS = ("bf16", "fp16", "int8")
 HALF = "model.fp16.onnx"
+INT8 = [*FORMS.values(), CONV_ONLY]
 _PROOFS = 3  # INT8 plans that proof may refuse before it is given up
 #: Score change, score_scale, up to which bf16 may compute what is not quantised of an INT8 graph.
 _BF16_ERROR = 0.03
@@ -171,12 +173,13 @@ class _Job:
             forms = plans.forms(trial.plan)
             table = [one.row(plans.nodes) for one in search.trials]
             if self._certify("int8", forms, self.backends, table):
+                self.members |= {name: None for name in INT8 if name in self.bundle.members}
                 self.members |= forms
                 self.record["int8"] = trial.row() | {"layout": self.layout}
                 return
             if tried + 1 == _PROOFS:
                 break
-        self._refuse("int8", list(FORMS.values()), _closest(search))
+        self._refuse("int8", INT8, _closest(search))
 
     def _certify(
         self,
@@ -211,7 +214,7 @@ class _Job:
             if one["precision"] == precision and not one["passed"]
         ]
         note = " ".join(part for part in (f"{precision} was not added.", *reasons, closest) if part)
-        _log.warning("%s", note)
+        _log.info("%s", note)
         self.notes.append(note)
         self.made = [one for one in self.made if one["precision"] != precision]
         self.members |= {name: None for name in members if name in self.bundle.members}
@@ -278,8 +281,12 @@ class _Plans:
         )  # fmt: skip
 
     def forms(self, plan: Plan) -> dict[str, bytes]:
-        """Every member of a plan."""
-        return {member: self.make(plan, form) for form, member in FORMS.items()}
+        """Every member of a plan; the coarser layout too, where the plan quantises sums."""
+        made = {member: self.make(plan, form) for form, member in FORMS.items()}
+        sums = frozenset(self.nodes) - set(quantisable(self.model, layout="conv-only"))
+        if sums - plan.kept:
+            made[CONV_ONLY] = self.make(dataclasses.replace(plan, kept=plan.kept | sums), "qdq")
+        return made
 
     def evaluate(self, plan: Plan) -> Agreement | None:
         """Compare a plan with FP32 on the choosing frames; None when the engine fails."""
@@ -332,7 +339,7 @@ def _check(bundle: Bundle, precisions: Sequence[str], *, replace: bool, path: st
                 "PRECISION_UNKNOWN",
                 f"precision is {precision!r}; quantize adds {', '.join(PRECISIONS)}.",
             )
-    members = {"fp16": [HALF], "int8": list(FORMS.values())}
+    members = {"fp16": [HALF], "int8": INT8}
     there = [p for p in precisions if any(m in bundle.members for m in members.get(p, []))]
     if there and not replace:
         raise BundleError(

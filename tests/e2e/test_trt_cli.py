@@ -61,6 +61,21 @@ def test_refused_int8_becomes_fp16_and_says_so(bundle):
 
 
 @pytest.mark.rtx
+def test_refused_int8_takes_the_coarser_layout_first(bundle):
+    """What one library refuses is the finer Q/DQ layout: the coarser one is still INT8."""
+    refused, coarser = graph(transpose_first=True), graph("int8")
+    write_bundle(
+        bundle, tiny_bundle(**{"model.int8.onnx": refused, "model.int8-conv.onnx": coarser})
+    )
+    done = build(
+        bundle, "--backend", "tensorrt-rtx", "--target", "sm86", "--precision", "int8", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["precision"] == "int8"
+    assert "built the bundle's next int8 model instead." in done.stderr
+
+
+@pytest.mark.rtx
 def test_camera_loop_holds_builds_off(bundle, tmp_path):
     options = ("--backend", "tensorrt-rtx", "--target", "sm86", "--json")
     with EngineStore().camera_loop():

@@ -54,6 +54,12 @@ def test_every_precision_of_a_method_becomes_an_engine(name, tmp_path):
         )  # fmt: skip
         assert (told["precision"], told["typing"], told["notes"]) == (precision, "strong", [])
         assert told["bytes"] > 10_000
+    only_layers = [n for n in quantised if n in quantisable(typed, layout="conv-only")]
+    coarser = int8_model(typed, ranges(typed), only_layers, "qdq")
+    told = build_engine(
+        coarser, name="tensorrt-rtx", target="sm86", precision="int8", cache_dir=tmp_path / "cache"
+    )  # fmt: skip
+    assert (told["precision"], told["notes"]) == ("int8", [])
 
 
 def exported(name: str) -> bytes:

@@ -154,6 +154,9 @@ def test_an_engine_that_is_not_installed(monkeypatch, name, extra):
         ),
         ("onnxruntime", "int8", ("model.int8.onnx",), "model.int8.onnx"),
         ("tensorrt", "int8", ("model.int8.onnx", "model.int8-qdq.onnx"), "model.int8-qdq.onnx"),
+        ("tensorrt", "int8", ("model.int8.onnx", "model.int8-conv.onnx"), "model.int8.onnx"),
+        ("tensorrt", "int8", ("model.int8-conv.onnx",), "model.int8-conv.onnx"),
+        ("tensorrt-rtx", "int8", ("model.int8-conv.onnx", "model.int8.onnx"), "model.int8.onnx"),
     ],
 )
 def test_which_member_serves(backend, precision, members, member):

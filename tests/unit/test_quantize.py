@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +18,8 @@ from edgead.backends.ov import OpenVinoBackend
 from edgead.calibration.calibrators import Calibrator, Histogram, clip_ranges
 from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits
-from edgead.deploy.qdq import FORMS, costs, int8_model, quantisable
+from edgead.deploy.qdq import CONV_ONLY, FORMS, costs, int8_model, quantisable
+from edgead.deploy.quantize import _Plans
 from edgead.deploy.search import CALIBRATORS, Plan, Search
 from edgead.errors import BundleError
 from edgead.onnx_walk import check_model
@@ -127,6 +129,32 @@ def test_residual_sums_are_quantised_unless_only_layers_are_asked_for():
         "block/Conv",
         "score/Conv",
     ]
+
+
+def quantised_sums(model):
+    """Additions that read eight bits on both sides."""
+    graph = onnx.load_from_string(model).graph
+    read = {name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.output}
+    return sum(n.op_type == "Add" and set(n.input) <= read for n in graph.node)
+
+
+def test_a_plan_with_sums_comes_in_the_coarser_layout_too():
+    """What TensorRT falls back to when it refuses the finer one: sums in floating point, all else as planned."""
+    model = residual_net()
+    plans = object.__new__(_Plans)
+    plans.model, plans.nodes = model, NODES
+    plans._histograms = {name: Histogram() for name in float_tensors(model)}
+    for values in watch(model, pictures(2), list(plans._histograms)):
+        for name, array in values.items():
+            plans._histograms[name].add(array)
+    plans._rounded, plans._float_parts = SimpleNamespace(model=model, levels=None), ""
+    forms = plans.forms(Plan(Calibrator("minmax")))
+    assert set(forms) == {*FORMS.values(), CONV_ONLY}
+    assert quantised_sums(forms[FORMS["qdq"]]) == 1
+    assert quantised_sums(forms[CONV_ONLY]) == 0
+    check_model(forms[CONV_ONLY], name=CONV_ONLY)
+    without = plans.forms(Plan(Calibrator("minmax"), frozenset({"block/Add"})))
+    assert set(without) == set(FORMS.values()), "the plan itself is that layout"
 
 
 def test_a_missing_range_is_named_without_a_native_error():

@@ -105,7 +105,8 @@ def test_refused_int8_takes_the_coarser_layout_then_fp16_and_says_so(tmp_path, m
     assert told["precision"] == "fp16"
     assert told["notes"] == [
         "int8 was refused (tensorrt cannot build the int8 engine: "
-        "Error Code 10: Could not find any implementation (refuse).); built int8 instead.",
+        "Error Code 10: Could not find any implementation (refuse).); built the bundle's next int8 model "
+        "instead.",
         "int8 was refused (the parser of tensorrt 11.4.0.106 refuses the int8 model: node 7: bad Q/DQ.); "
         "built fp16 instead.",
     ]

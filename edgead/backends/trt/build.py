@@ -147,7 +147,8 @@ def build_engine(
                 if not _can_try_next(error) or position + 1 == len(candidates):
                     raise
                 nearest = candidates[position + 1][0]
-                notes.append(f"{kind} was refused ({error.message}); built {nearest} instead.")
+                taken = f"the bundle's next {kind} model" if nearest == kind else nearest
+                notes.append(f"{kind} was refused ({error.message}); built {taken} instead.")
                 continue
             return _told(path, key, info, notes)
     raise AssertionError("unreachable: the last candidate returns or raises")
