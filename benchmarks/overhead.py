@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from harness import save
 
 from edgead import images
@@ -64,15 +65,19 @@ class Engine:
         prepare = Preprocess.of(opened)
         self._pictures = [prepare(frame)[0] for frame in frames]
 
-    def one_at_a_time(self) -> None:
-        """Each picture alone."""
+    def one_at_a_time(self) -> list[float]:
+        """Each picture alone: seconds."""
         request = self._requests[0]
-        for picture in self._pictures:
+
+        def judge(picture: Any) -> None:
             request.start({"image": picture})
             request.wait()
 
-    def pipelined(self) -> None:
-        """Always two requests in flight."""
+        return each(judge, self._pictures)
+
+    def pipelined(self) -> list[float]:
+        """Always two requests in flight: seconds a picture."""
+        started = time.perf_counter()
         for number, picture in enumerate(self._pictures):
             request = self._requests[number % _IN_FLIGHT]
             if number >= _IN_FLIGHT:
@@ -80,23 +85,41 @@ class Engine:
             request.start({"image": picture})
         for request in self._requests:
             request.wait()
+        return [(time.perf_counter() - started) / len(self._pictures)]
+
+
+def each(judge: Callable[[Any], object], items: Sequence[Any]) -> list[float]:
+    """Seconds of each item alone."""
+    spent = []
+    for item in items:
+        started = time.perf_counter()
+        judge(item)
+        spent.append(time.perf_counter() - started)
+    return spent
+
+
+def together(detector: Detector, frames: Sequence[Frame]) -> list[float]:
+    """Seconds a frame when all are handed over at once."""
+    started = time.perf_counter()
+    detector.batch(frames)
+    return [(time.perf_counter() - started) / len(frames)]
 
 
 def ways(
     bundle: Path, precision: str, threads: int, frames: Sequence[Frame]
-) -> dict[str, Callable[[], object]]:
-    """Name -> judges all frames once."""
+) -> dict[str, Callable[[], list[float]]]:
+    """Name -> judges all frames once and gives seconds a frame."""
     engine = Engine(bundle, precision, threads, frames)
     options: dict[str, Any] = {"backend": "openvino", "precision": precision, "threads": threads}
     whole = Detector(bundle, **options)
     brief = Detector(bundle, score_only=True, **options)
     return {
         "raw": engine.one_at_a_time,
-        "whole": lambda: [whole(frame) for frame in frames],
-        "score only": lambda: [brief(frame) for frame in frames],
+        "whole": lambda: each(whole, frames),
+        "score only": lambda: each(brief, frames),
         "raw pipelined": engine.pipelined,
-        "whole pipelined": lambda: whole.batch(frames),
-        "score only pipelined": lambda: brief.batch(frames),
+        "whole pipelined": lambda: together(whole, frames),
+        "score only pipelined": lambda: together(brief, frames),
     }
 
 
@@ -108,11 +131,14 @@ def measure(
     spent: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(turns + 2):
         for name, call in candidates.items():
-            started = time.perf_counter()
-            call()
+            seconds = call()
             if turn >= 2:  # warm-up
-                spent[name].append((time.perf_counter() - started) * 1e3 / len(frames))
+                spent[name] += [one * 1e3 for one in seconds]
     ms = {name: round(statistics.median(values), 4) for name, values in spent.items()}
+    tails = {
+        name: round(float(np.percentile(spent[name], 99)) / ms[name], 3)
+        for name in ("raw", "whole")
+    }
     return {
         "bundle": read_bundle(bundle).manifest.method,
         "backbone": read_bundle(bundle).manifest.backbone,
@@ -121,6 +147,7 @@ def measure(
         "frames": len(frames),
         "precision": precision,
         "ms": ms,
+        "p99_over_p50": tails,
         "overhead_ratio": {
             name: round(ms[raw] / ms[own], 4) for name, (raw, own, _) in PAIRS.items()
         },

@@ -1,6 +1,6 @@
 """Cost against size: time a frame over input sizes, frames a second over cameras; drawn as a plot.
 
-    python benchmarks/scaling.py --photos DIR --bundle B [--method trisimplenet] [--sizes 256 384 512 768 1024]
+    python benchmarks/scaling.py --photos DIR --bundle B --keep FOLDER [--method M] [--sizes 256 384 ...]
 
 A bundle of each input size is trained for one epoch on a few photographs (speed does not depend on how well it is
 trained) and judges frames of its own size from memory, on OpenVINO in FP32; the sizes take turns. Then one to eight
@@ -47,16 +47,19 @@ def photographs(folder: Path, side: int) -> list[Frame]:
     ]
 
 
-def detector_of(method: str, side: int, frames: Sequence[Frame], threads: int) -> Detector:
-    """A detector whose input has this size, hardly trained."""
+def bundle_of(method: str, side: int, frames: Sequence[Frame], keep: Path) -> Path:
+    """A bundle whose input has this size, hardly trained; made once."""
+    path = keep / f"{method}-{side}.edgead"
+    if path.exists():
+        return path
+    print(f"training {method} at {side}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as scratch:
         good = Path(scratch, "good")
         good.mkdir()
         for number, frame in enumerate(frames):
             files.write_bytes(good / f"{number:03d}.png", images.encode_png(frame.pixels))
-        path = Path(scratch, "bundle.edgead")
         train(lambda: make_method(method, image_size=side), good, path, budget=Budget(epochs=1))
-        return Detector(path, backend="openvino", precision="fp32", threads=threads)
+    return path
 
 
 def over_sizes(
@@ -176,18 +179,25 @@ def main() -> None:
     add("--sizes", type=int, nargs="+", default=[256, 384, 512, 768, 1024])
     add("--threads", type=int, default=2)
     add("--turns", type=int, default=15)
+    add("--keep", type=Path, help="existing folder for the bundles of each size")
+    add("--train", action="store_true", help="only make those bundles")
     add("--plot", action="store_true", help="only draw, from the results file")
     options = parser.parse_args()
     if options.plot:
         files.write_text(PLOT, drawing(load(NAME)))
         return
-    if not (options.photos and options.bundle):
-        parser.error("give --photos and --bundle, or --plot")
+    if not (options.photos and options.bundle and options.keep):
+        parser.error("give --photos, --bundle and --keep, or --plot")
     frames = {side: photographs(options.photos, side) for side in options.sizes}
-    detectors = {}
-    for side in options.sizes:
-        print(f"training {options.method} at {side}", file=sys.stderr)
-        detectors[side] = detector_of(options.method, side, frames[side], options.threads)
+    kept = {
+        side: bundle_of(options.method, side, frames[side], options.keep) for side in options.sizes
+    }
+    if options.train:
+        return
+    detectors = {
+        side: Detector(path, backend="openvino", precision="fp32", threads=options.threads)
+        for side, path in kept.items()
+    }
     sizes = over_sizes(detectors, frames, options.turns)
     body = {
         "method": options.method,
@@ -196,7 +206,7 @@ def main() -> None:
         "growth_per_pixel": growth(sizes),
         "cameras": over_cameras(options.bundle, options.threads, options.turns),
     }
-    save(NAME, "python benchmarks/scaling.py --photos DIR --bundle B", body)
+    save(NAME, "python benchmarks/scaling.py --photos DIR --bundle B --keep FOLDER", body)
     files.write_text(PLOT, drawing(load(NAME)))
     print(body)
 
