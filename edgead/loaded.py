@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgead.appearance import LOOKS, decode_looks
-from edgead.backends import open_backend
+from edgead.backends import member_for, open_backend
 from edgead.backends.base import Backend
 from edgead.bundle import Bundle, read_bundle
-from edgead.choice import choose
+from edgead.choice import Choice, choose
 from edgead.errors import BackendError, BundleError, EdgeadError
 from edgead.frame import Frame
 from edgead.golden import check_golden
@@ -67,6 +69,7 @@ class LoadedBundle:
             source=None if isinstance(bundle, Bundle) else str(bundle),
         )
         self.unverified = ""
+        self._engine_hash = _engine_hash(self._backend, self.bundle, self.choice)
         try:
             self._scorer = _scorer(
                 self.bundle, self._backend, check_ranges=check_ranges, score_only=score_only
@@ -159,6 +162,7 @@ class LoadedBundle:
             precision=self.choice.precision,
             placement=scored.placement,
             appearance=scored.appearance,
+            engine_hash=self._engine_hash,
         )
 
     def _worst_of(self, result: dict[str, Any]) -> str:
@@ -183,3 +187,14 @@ def _scorer(bundle: Bundle, backend: Backend, *, check_ranges: bool, score_only:
     from edgead.scorer_gpu import open_scorer
 
     return open_scorer(bundle, backend, check_ranges=check_ranges, score_only=score_only)
+
+
+def _engine_hash(backend: Backend, bundle: Bundle, choice: Choice) -> str:
+    """An engine that is compiled at each opening has no bytes to hash: of what it is made, then."""
+    built = getattr(backend, "key", None)
+    if built is not None:
+        return str(built.digest)
+    member = bundle.members[member_for(choice.backend, choice.precision, bundle.members)]
+    model = hashlib.sha256(member).hexdigest()
+    made_of = [model, backend.name, backend.version, backend.device, backend.precision]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -130,6 +130,8 @@ class Detection:
         placement: Where the map lies in the frame.
         appearance: Figures of the picture, for `edgead.stream.drift`; None where the bundle keeps
             none to compare them with.
+        engine_hash: SHA-256 of what the engine was made of: model, back end, version, device and
+            precision, on TensorRT also its build options. Journaled.
     """
 
     verdict: Verdict
@@ -146,6 +148,7 @@ class Detection:
     precision: str
     placement: Placement | None = None
     appearance: Appearance | None = None
+    engine_hash: str = ""
 
     def __post_init__(self) -> None:
         finite = bool(np.isfinite(self.score) and np.isfinite(self.threshold))

@@ -265,13 +265,21 @@ class Journal:
             database = sqlite3.connect(self.path, check_same_thread=False, timeout=5)
             database.execute("PRAGMA journal_mode=WAL")
             database.executescript(SCHEMA)
-            return database
+            columns = [row[1] for row in database.execute("PRAGMA table_info(outcomes)")]
         except sqlite3.Error as error:
             raise StorageError(
                 "JOURNAL",
                 f"cannot open the journal {self.path}: {error}.",
                 "Give the path of a new file or of an edgead journal.",
             ) from error
+        if columns != ["id", *COLUMNS, "chain"]:
+            database.close()
+            raise StorageError(
+                "JOURNAL",
+                f"the journal {self.path} was begun by another version of edgead: its columns differ.",
+                "Give the path of a new file.",
+            )
+        return database
 
     def _last_chain(self) -> str:
         row = self._database.execute(

@@ -44,6 +44,14 @@ def pictures() -> list[bytes]:
     return [cv2.imencode(".jpg", picture)[1].tobytes() for picture in shifted]
 
 
+@pytest.fixture(scope="module")
+def detector() -> Iterator[Detector]:
+    """Opened before handles are counted: engines keep some for the process."""
+    pytest.importorskip("openvino")
+    with Detector(tiny_bundle(), backend="openvino", check_ranges=False) as opened:
+        yield opened
+
+
 def judge(frame: Frame) -> Detection:
     """A score that changes with any bit of the frame."""
     digest = hashlib.sha256(frame.pixels.tobytes()).digest()
@@ -90,13 +98,11 @@ def test_video_rtsp_and_folder_give_the_same_bits(tmp_path: Path, pictures: list
     alike_by_every_way(judge, tmp_path, pictures)
 
 
-def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+def test_video_rtsp_and_folder_give_the_same_scores(tmp_path: Path, detector: Detector) -> None:
     steps = np.repeat(np.uint8([20, 40]), 8)[:, None, None]  # one colour would be refused
     levels = [np.broadcast_to(steps + np.uint8(6 * n), (16, 16, 3)) for n in range(30)]
     pictures = [cv2.imencode(".jpg", level)[1].tobytes() for level in levels]
-    with Detector(tiny_bundle(), backend="openvino", check_ranges=False) as detector:
-        alike_by_every_way(detector, tmp_path, pictures)
+    alike_by_every_way(detector, tmp_path, pictures)
 
 
 def test_a_lost_rtsp_camera_comes_back_in_the_same_colours(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgead.bundle import read_bundle
 from edgead.stream import Supervised, Swappable, Triggered, run
 from edgead.stream.drift_reference import DriftReference
 from edgead.stream.journal import Journal
-from edgead.stream.journal_read import verify_journal
+from edgead.stream.journal_read import export_journal, verify_journal
 from edgead.stream.replay import replay
 from edgead.types import Frame, Verdict
 
@@ -123,6 +124,12 @@ def test_a_line_with_journal_and_replay(
     assert all(o.detection is not None for o in outcomes)
     found = verify_journal(path)
     assert (found["ok"], found["rows"]) == (True, len(frames))
+    assert export_journal(path, tmp_path / "line.csv", form="csv")["rows"] == len(frames)
+    with (tmp_path / "line.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["bundle_hash"] for row in rows} == {detector.bundle.hash}
+    assert {row["engine_hash"] for row in rows} == {detector(frames[0]).engine_hash}
+    assert {len(row["engine_hash"]) for row in rows} == {64}
     rejected = [o for o in outcomes if o.verdict is not Verdict.GOOD]
     saved = sorted((tmp_path / "rejects").glob("*.replay"))
     assert len(saved) == len(rejected) > 0

@@ -64,6 +64,7 @@ def test_the_next_frame_is_judged_by_the_new_bundle(detector: Detector, tmp_path
     assert (after.verdict, after.threshold, after.score) == (Verdict.DEFECT, 0.3, before.score)
     assert (before.bundle_hash, after.bundle_hash) == (first, detector.bundle.hash)
     assert detector.bundle.hash != first
+    assert before.engine_hash == after.engine_hash  # the same model on the same engine
     assert [found.verdict for found in detector.batch([FRAME] * 2)] == [Verdict.DEFECT] * 2
     assert detector.verify()["ok"]
     assert detector.roll_back() == 2

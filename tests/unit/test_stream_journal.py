@@ -273,3 +273,15 @@ def test_a_closed_journal_is_not_begun(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"[CLOSED] the journal {tmp_path / 'line.sqlite'} is closed. Open it again."
     )
+
+
+def test_a_journal_of_other_columns_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "line.sqlite"
+    judged(path)
+    altered(path, "ALTER TABLE outcomes DROP COLUMN engine_hash")
+    with pytest.raises(StorageError) as caught:
+        Journal(path)
+    assert str(caught.value) == (
+        f"[JOURNAL] the journal {path} was begun by another version of edgead: its columns differ. "
+        "Give the path of a new file."
+    )
