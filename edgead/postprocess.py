@@ -107,6 +107,8 @@ class Postprocess:
         """Connected regions of the mask, largest peak first."""
         cv2 = self._cv2
         outlines, nesting = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        if nesting is None:  # the peak is on an ignored pixel
+            return ()
         outer = [outlines[i][:, 0] for i in np.flatnonzero(nesting[0, :, 3] < 0)]  # no holes
         labels = cv2.connectedComponents(mask, connectivity=8)[1] if len(outer) > 1 else mask
         found = []

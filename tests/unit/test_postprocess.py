@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from bundles import tiny_manifest
@@ -82,6 +84,18 @@ def test_a_defect_with_an_empty_mask_shows_its_peak():
     assert peak.centroid == (10 + 2 * 7.5 - 0.5, 20 + 3 * 5.5 - 0.5)
     assert peak.peak == pytest.approx(0.3)
     assert judge(faint, 0.1).regions == ()
+
+
+def test_a_peak_on_ignored_pixels_alone_makes_no_region():
+    """Smoothing carries what stands beside an ignored place into it: it is above the threshold there."""
+    heat = np.full((12, 16), 0.1)
+    heat[4:6, 4:6] = 0.9
+    ignored = heat > 0.5
+    place = dataclasses.replace(_PLACE, ignored=ignored)
+    found = judge(heat, 0.45, place=place)
+    assert (found.verdict, found.regions, found.mask.any()) == (Verdict.GOOD, (), False)
+    (peak,) = judge(heat, 0.9, place=place).regions
+    assert peak.peak == pytest.approx(0.1)
 
 
 def test_score_only():
