@@ -4,9 +4,10 @@
 
 The same frames through the same detector, the candidates in turn: a plain stream; served, nobody watching; served
 with one page open (numbers and pictures, read by another process); served with slow connections (a third send half a
-request, a third watch numbers and a third pictures and read nothing). Throughput is of a saturated loop, p99 of frames
-that come at a pace, and the processor time of the threads that serve stands beside them: it is the figure that a busy
-machine does not spoil. Each ratio is made within a turn, its median over the turns is given.
+request, a third watch numbers and a third pictures and read nothing; who is let go comes again within half a second).
+Throughput is of a saturated loop in short turns: ratios are made within a round. Latency is of frames that come at a
+pace, all turns together. The processor time of the threads that serve stands beside them: a busy machine does not
+spoil it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def be_clients(kind: str, url: str, count: int) -> None:
     held = []
 
     def connect(ask: str) -> socket.socket:
-        made = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port))
+        made = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=60)
         if kind != "page":
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         made.sendall(ask.format(host=host).encode())
@@ -166,25 +167,25 @@ def serving_s() -> float:
     return total
 
 
-def turn(
+def saturated(
     kind: str, detector: Detector, frames: list[Frame], arguments: argparse.Namespace
-) -> dict[str, float]:
-    """Frames a second of a saturated loop, and p99 of a paced one."""
+) -> float:
+    """Frames a second of a loop that takes them as fast as it can."""
     source = Pace(frames, arguments.frames, 0)
     found, _ = outcomes_of(kind, detector, source, arguments.connections)
     settled = [one.settled_mono_ns for one in found if one.detection is not None]
-    fps = (len(settled) - 1) / ((settled[-1] - settled[0]) / 1e9)
-    source = Pace(frames, arguments.frames, arguments.period_ms / 1e3)
+    return (len(settled) - 1) / ((settled[-1] - settled[0]) / 1e9)
+
+
+def paced(
+    kind: str, detector: Detector, frames: list[Frame], arguments: argparse.Namespace
+) -> tuple[list[float], float]:
+    """Latencies of frames that come at a pace, ms, and the share of a core that serving took."""
+    source = Pace(frames, arguments.paced_frames, arguments.period_ms / 1e3)
     started = time.perf_counter()
-    paced, spent_s = outcomes_of(kind, detector, source, arguments.connections)
+    found, spent_s = outcomes_of(kind, detector, source, arguments.connections)
     share = spent_s / (time.perf_counter() - started)
-    late = [one.latency_ms for one in paced if one.detection is not None]
-    return {
-        "fps": fps,
-        "p50_ms": float(np.median(late)),
-        "p99_ms": float(np.percentile(late, 99)),
-        "serving_core_share": share,
-    }
+    return [one.latency_ms for one in found if one.detection is not None], share
 
 
 def main() -> None:
@@ -196,49 +197,83 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--json", action="store_true", help="print the figures on stdout")
     parser.add_argument("--save", action="store_true", help="keep them in benchmarks/results")
-    parser.add_argument("--frames", type=int, default=400, help="of each turn (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (%(default)s)")
+    parser.add_argument("--frames", type=int, default=250, help="of a saturated turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="saturated turns (%(default)s)")
+    parser.add_argument(
+        "--paced-frames", type=int, default=400, help="of a paced one (%(default)s)"
+    )
+    parser.add_argument("--paced-rounds", type=int, default=4, help="paced turns (%(default)s)")
     parser.add_argument("--period-ms", type=float, default=25.0, help="of the pace (%(default)s)")
     parser.add_argument("--connections", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1, help="of the engine (%(default)s)")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     sys.setswitchinterval(0.0005)  # as edgead serve does
-    turns: list[dict[str, dict[str, float]]] = []
+    fps: dict[str, list[float]] = {kind: [] for kind in CANDIDATES if kind != "slow"}
+    late: dict[str, list[float]] = {kind: [] for kind in CANDIDATES}
+    share: dict[str, list[float]] = {kind: [] for kind in CANDIDATES}
     with Detector(arguments.bundle, threads=arguments.threads, check_ranges=False) as detector:
         frames = frames_for(detector, 16)
         for number in range(arguments.rounds):
-            # The order is turned, so that none always comes after the same other.
-            order = CANDIDATES[number % 4 :] + CANDIDATES[: number % 4]
-            turns.append({kind: turn(kind, detector, frames, arguments) for kind in order})
-            print(turns[-1], file=sys.stderr)
+            for kind in turned(list(fps), number):
+                fps[kind].append(saturated(kind, detector, frames, arguments))
+        for number in range(arguments.paced_rounds):
+            for kind in turned(list(late), number):
+                found, spent = paced(kind, detector, frames, arguments)
+                late[kind] += found
+                share[kind].append(spent)
         about = repr(detector)
     body = {"detector": about, "frames": arguments.frames, "rounds": arguments.rounds,
-            "period_ms": arguments.period_ms, "connections": arguments.connections,
-            "load_at_start": round(os.getloadavg()[1], 2), **summary(turns)}  # fmt: skip
+            "paced_frames": len(late["plain"]), "period_ms": arguments.period_ms,
+            "connections": arguments.connections, "load_at_start": round(load, 2),
+            **summary(fps, late, share)}  # fmt: skip
     if arguments.save:
         harness.save("serve_slow", "python benchmarks/serve_slow.py BUNDLE --save", body)
     if arguments.json:
         print(json.dumps(body))
 
 
-def summary(turns: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Medians, and ratios within a turn."""
-    figures = ("fps", "p50_ms", "p99_ms")
-    medians = {
-        kind: {
-            f: round(statistics.median(t[kind][f] for t in turns), 4)
-            for f in (*figures, "serving_core_share")
+def turned(kinds: list[str], number: int) -> list[str]:
+    """The order of a round: none always comes after the same other."""
+    start = number % len(kinds)
+    return kinds[start:] + kinds[:start]
+
+
+def summary(
+    fps: dict[str, list[float]], late: dict[str, list[float]], share: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Throughput: ratios within a round, their median and quartiles. Latency: of all paced frames together."""
+    paced_by = {}
+    for kind, values in late.items():
+        p50, p99 = np.percentile(values, [50, 99])
+        paced_by[kind] = {
+            "p50_ms": round(float(p50), 3),
+            "p99_ms": round(float(p99), 3),
+            "p99_interval_ms": spread_of_p99(values),
+            "core_share": round(statistics.median(share[kind]), 4),
         }
-        for kind in CANDIDATES
+    ratios = {}
+    for kind in ("served", "page"):
+        pairs = [a / b for a, b in zip(fps[kind], fps["plain"], strict=True)]
+        low, middle, high = np.percentile(pairs, [25, 50, 75]).round(4).tolist()
+        ratios[f"{kind} / plain"] = {"median": middle, "quartiles": [low, high]}
+    return {
+        "fps": {kind: round(statistics.median(values), 2) for kind, values in fps.items()},
+        "fps_ratios": ratios,
+        "paced": paced_by,
+        "p99_slow_to_served": round(paced_by["slow"]["p99_ms"] / paced_by["served"]["p99_ms"], 3),
     }
-    pairs = [("served", "plain"), ("page", "served"), ("slow", "served"), ("page", "plain")]
-    ratios = {
-        f"{a} / {b}": {
-            f: round(statistics.median(t[a][f] / t[b][f] for t in turns), 3) for f in figures
-        }
-        for a, b in pairs
-    }
-    return {"medians": medians, "ratios": ratios}
+
+
+def spread_of_p99(values: list[float]) -> list[float]:
+    """95 % bootstrap interval, blocks of a second's frames: neighbours are late together."""
+    rng = np.random.default_rng(0)
+    block = 40
+    blocks = np.array(values[: len(values) // block * block]).reshape(-1, block)
+    draws = [
+        np.percentile(blocks[rng.integers(0, len(blocks), len(blocks))], 99) for _ in range(500)
+    ]
+    return [round(float(one), 2) for one in np.percentile(draws, [2.5, 97.5])]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw README's tables from ``benchmarks/results/*.json``; no figure is typed.
+"""Draw the tables of README and docs from ``benchmarks/results/*.json``; no figure is typed.
 
 ``python benchmarks/tables.py`` rewrites what stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``;
 ``--check`` only says whether that would change anything.
@@ -11,13 +11,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import RESULTS, ROOT
 
 from edgead import files
 
-__all__ = ["draw", "markdown"]
+__all__ = ["PAGES", "draw", "markdown"]
 
 _TABLE = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 NOT_MEASURED = "not measured"
@@ -101,16 +102,182 @@ def _ratio(table: dict[str, Any] | None, one: dict[str, Any]) -> str | None:
     return None if table is None else f"{table[one['backend']][one['precision']]:.2f}x"
 
 
+def choosing() -> str:
+    """For docs/methods.md: each method's longest run on a set, with speed and memory of that very bundle."""
+    from accuracy_table import PAPERS
+
+    paths = RESULTS / "accuracy.json", RESULTS / "method_speed.json"
+    if not all(path.exists() for path in paths):
+        return NONE
+    runs, timed = (json.loads(path.read_text()) for path in paths)
+    speed = {row["bundle_hash"]: row for row in timed["rows"]}
+    sets = sorted({run["category"] for run in runs})
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda one: one["training"]["seconds"]):
+        best[run["method"], run["category"]] = run
+    for path in RESULTS.glob("main_job*.json"):  # the default method at its defaults
+        found = json.loads(path.read_text())["figures"]
+        training = {"seconds": found["training, all in, s"]}
+        run = {
+            "figures": {"image_auroc": found["image AUROC"]},
+            "training": training,
+            "bundle_hash": "",
+        }
+        best.setdefault(("trisimplenet", found["set"]), run)
+    rows = []
+    for method in PAPERS:
+        reached = [best.get((method, name)) for name in sets]
+        costs = next(
+            (speed[r["bundle_hash"]] for r in reached if r and r["bundle_hash"] in speed), None
+        )
+        rows.append([f"`{method}`", *(_reached(run) for run in reached), *_costs(costs)])
+    head = ["method", *(f"{name}: image AUROC, training" for name in sets)]
+    head += ["ms a frame (median)", "frames a second", "peak memory", "bundle"]
+    where = f"{timed['provenance']['cpu']}, {timed['threads']} threads"
+    return (
+        markdown(head, rows)
+        + "\nThe longest run of each method on each set. Speed and memory: decoded frames to verdicts by OpenVINO in "
+        f"FP32, the bundle trained on bottle, {where}.\n"
+    )
+
+
+def _reached(run: dict[str, Any] | None) -> str | None:
+    if run is None:
+        return None
+    minutes = run["training"]["seconds"] / 60
+    return f"{100 * run['figures']['image_auroc']:.1f}, {minutes:.1f} min"
+
+
+def _costs(row: dict[str, Any] | None) -> list[str | None]:
+    if row is None:
+        return [None] * 4
+    return [
+        f"{row['p50_ms']:.1f}",
+        f"{row['fps']:.0f}",
+        f"{row['peak_rss_mb']:.0f} MB",
+        f"{row['bundle_mb']:.0f} MB",
+    ]
+
+
+def outputs() -> str:
+    """For docs/plc.md: nothing lost, in order, and how soon it fails safe."""
+    path = RESULTS / "outputs.json"
+    if not path.exists():
+        return NONE
+    found = json.loads(path.read_text())
+    restart, safe = found["mqtt_over_a_restart"], found["fail_safe"]
+    names = {
+        "modbus": "Modbus TCP, a client that acknowledges",
+        "opcua": "OPC UA, a subscribed client",
+    }
+    rows: list[list[object]] = [
+        [
+            "MQTT, a subscriber, the broker ended half-way and started again",
+            restart["received"],
+            restart["lost"],
+            "yes" if restart["in_order"] else "no",
+            f"{found['mqtt']['per_second']:.0f} without the restart",
+        ]
+    ]
+    for name, text in names.items():
+        one = found[name]
+        order = "yes" if one["in_order"] else "no"
+        rows.append([text, one["received"], one["lost"], order, f"{one['per_second']:.0f}"])
+    state, reject = safe["verdict_taken_back_s"], safe["plc_rejects_by_heartbeat_s"]
+    return (
+        markdown(["output", "verdicts received", "lost", "in order", "a second"], rows)
+        + f"\nAfter a stall the verdict is taken back within {state['max']:.2f} s and the PLC of `tests/modbus_plc.py` "
+        f"rejects by the heartbeat within {reject['max']:.2f} s (worst of {safe['turns']}). "
+        f"{found['provenance']['cpu']}, loopback: `{found['command']}`.\n"
+    )
+
+
+def serving() -> str:
+    """For docs/serve.md: what a page and slow connections cost the loop."""
+    path = RESULTS / "serve_slow.json"
+    if not path.exists():
+        return NONE
+    found = json.loads(path.read_text())
+    names = {
+        "plain": "no server",
+        "served": "served, nobody watches",
+        "page": "a page is open",
+        "slow": f"{found['connections']} slow connections",
+    }
+    rows = []
+    for name, text in names.items():
+        one, ratio = found["paced"][name], found["fps_ratios"].get(f"{name} / plain")
+        throughput = None
+        if ratio is not None:
+            low, high = ratio["quartiles"]
+            throughput = f"{ratio['median']:.3f} ({low:.3f} to {high:.3f})"
+        low, high = one["p99_interval_ms"]
+        late = [f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f} ({low:.1f} to {high:.1f})"]
+        rows.append(
+            [text, "1" if name == "plain" else throughput, *late, f"{one['core_share']:.1%}"]
+        )
+    head = ["", "throughput of a saturated loop (quartiles)", "p50 ms", "p99 ms (95 % interval)"]
+    return (
+        markdown([*head, "a core's time for serving"], rows)
+        + f"\nThroughput: against no server in the same round, median of {found['rounds']} rounds. Latency: "
+        f"{found['paced_frames']} frames each, one every {found['period_ms']:g} ms. "
+        f"{found['provenance']['cpu']}, {found['provenance']['cores']} cores, the clients on the same machine.\n"
+    )
+
+
+def engines() -> str:
+    """TensorRT-RTX engines built without a GPU."""
+    path = RESULTS / "engines_trt.json"
+    if not path.exists():
+        return NONE
+    found = json.loads(path.read_text())
+    kinds = {None: "", True: "", False: " (by the recipe, not certified)"}
+    rows = [
+        [
+            f"{one['method']}, {one['input'][0]}",
+            f"{one['asked']}{kinds[one['certified']]}",
+            f"{min(one['seconds']):.1f}, {max(one['seconds']):.1f}",
+            f"{one['onnx_bytes'] / 1e6:.1f}",
+            f"{one['bytes'] / 1e6:.1f}",
+            "yes" if one["same_plan_twice"] else "no",
+        ]
+        for one in found["built"]
+    ]
+    where = found["provenance"]
+    head = ["method, input", "precision", "seconds, both builds", "ONNX, MB", "engine, MB"]
+    return (
+        f"`{found['command']}`, TensorRT-RTX {found['built'][0]['version']}, {where['cpu']}, "
+        f"{where['cores']} cores, load {where['load_at_end']}, {where['date']}:\n\n"
+        f"{markdown([*head, 'same plan twice'], rows)}"
+    )
+
+
 TABLES = {"main_job": main_job, "kernels": kernels, "accuracy": accuracy, "precision": precision}
+#: Page -> its tables.
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": TABLES,
+    ROOT / "docs" / "methods.md": {"choosing": choosing},
+    ROOT / "docs" / "plc.md": {"outputs": outputs},
+    ROOT / "docs" / "serve.md": {"serving": serving},
+    ROOT / "docs" / "versions.md": {"engines": engines},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    stale = []
+    for page, tables in PAGES.items():
+        old = page.read_text()
+        new = draw(old, tables)
+        if new != old:
+            stale.append(page.name)
+            if not arguments.check:
+                files.write_text(page, new)
+    if arguments.check and stale:
+        sys.exit(f"{', '.join(stale)}: run python benchmarks/tables.py")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = draw(old, TABLES)
-    if arguments.check:
-        sys.exit(0 if new == old else "README.md: run python benchmarks/tables.py")
-    files.write_text(readme, new)
+    main()

@@ -1,4 +1,4 @@
-"""The pictures of docs/serve.md: the live page and the shift report, from simulated cameras, by headless Chromium.
+"""The pictures of docs/serve.md and docs/view.md: page, editor and shift report, from simulated cameras, by Chromium.
 
     edgead demo --out demo && python docs/make_screenshots.py demo
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -26,7 +27,11 @@ from typing import Any
 import numpy as np
 
 from edgead import Detector, __version__, images
+from edgead.backends import open_backend
+from edgead.bundle import read_bundle, write_bundle
 from edgead.errors import SourceError
+from edgead.evaluate.commission import commission
+from edgead.evaluate.data import find_images, load_images
 from edgead.evaluate.report_shift import write_shift_report
 from edgead.evaluate.shift import read_shift
 from edgead.frame import Frame
@@ -44,6 +49,20 @@ IS_DEFECT = (
     "document.querySelector('.camera strong').textContent === 'DEFECT'"
 )
 LIMITS = ReconnectLimits(stall_s=1.5)
+SHOWN = 1120  # pixels of a picture's width
+#: What is drawn in the editor: the cup and its saucer, the glare on the spoon.
+DRAWN = ("28,14 332,14 350,190 318,350 42,350 10,190", "252,84 300,80 312,168 264,164")
+DRAW = """
+  for (const [index, kind] of ["roi polygon", "ignore polygon"].entries()) {
+    document.querySelector(`[data-draw="${kind}"]`).dispatchEvent(new MouseEvent("click", { detail: 0 }));
+    const field = document.getElementById(`points-${index}`);
+    document.activeElement.blur();
+    field.value = arguments[index];
+    field.dispatchEvent(new Event("change"));
+  }
+  document.getElementById("mm").value = 0.25;
+  document.getElementById("save").click();
+"""
 
 
 class Belt:
@@ -119,23 +138,26 @@ def wait_for(driver: Any, script: str, timeout_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def shoot(driver: Any, name: str, *, width: int = 1400, until: str = "") -> None:
-    """The whole page as a PNG of at most 256 colours, which keeps it small."""
+def shoot(driver: Any, name: str, *, width: int = 1400, until: str = "", most: int = 2400) -> None:
+    """The whole page, at most so many pixels of it, as a PNG of 256 colours, which keeps it small."""
     from PIL import Image
 
-    height = driver.execute_script("return document.documentElement.scrollHeight")
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    time.sleep(1.0)
+    for _ in range(2):  # texts wrap otherwise at another width
+        height = min(most, driver.execute_script("return document.documentElement.scrollHeight"))
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        time.sleep(1.0)
     if until:
         wait_for(driver, until)
+        time.sleep(0.25)  # colours change in 0.15 s
     path = OUT / f"{name}.png"
     driver.save_screenshot(str(path))
     with Image.open(path) as picture:
         small = picture.convert("RGB").resize(
-            (900, round(height * 900 / width)), Image.Resampling.LANCZOS
+            (SHOWN, round(height * SHOWN / width)), Image.Resampling.LANCZOS
         )
-    small.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    few = small.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    small.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
     print(f"{path} {path.stat().st_size / 1000:.0f} kB")  # noqa: T201
 
 
@@ -146,44 +168,61 @@ def read_all(served: Any) -> None:
 
 
 @contextmanager
-def line(detector: Detector, cameras: dict[str, Any]) -> Iterator[str]:
+def line(detector: Detector, cameras: dict[str, Any], path: Path) -> Iterator[str]:
     """A served line; yields its address."""
-    with serve(detector, cameras, port=0) as served:
+    with serve(detector, cameras, port=0, bundle_path=path) as served:
         loop = threading.Thread(target=read_all, args=(served,), daemon=True)
         loop.start()
         yield served.url
 
 
-def pages(demo: Path, wanted: set[str]) -> None:
-    """One camera with a reject, four cameras, one of them stalled."""
-    with Detector(demo / "demo.edgead", threads=1) as detector:
+def commissioned(demo: Path, path: Path) -> None:
+    """The demo's bundle with a threshold as a line has it: the demo's own rejects one good part in ten."""
+    bundle = read_bundle(demo / "demo.edgead")
+    frames = load_images(find_images(demo / "data" / "test" / "good"))
+    engine = open_backend("openvino", bundle.members)
+    write_bundle(path, commission(bundle, engine, frames, false_reject_rate=0.01).bundle)
+
+
+def pages(demo: Path, path: Path, wanted: set[str]) -> None:
+    """One camera with a reject, the editor, four cameras, one of them stalled."""
+    with Detector(path, threads=1) as detector:
         if "one" in wanted:
-            cameras = {"station 1": belt(demo, "station 1", start=0, fps=1)}
-            with line(detector, cameras) as url, browser(1400, 1000) as driver:
+            cameras = {"station 1": belt(demo, "station 1", start=0, fps=2)}
+            with line(detector, cameras, path) as url, browser(1400, 1000) as driver:
                 driver.get(url)
-                time.sleep(30)
+                time.sleep(60)
                 shoot(driver, "serve-one", until=IS_DEFECT)
                 driver.find_element("css selector", ".rejects button").click()
                 time.sleep(2)
                 driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
                 driver.set_window_size(1400, 1000)
                 shoot(driver, "serve-reject")
+        if "edit" in wanted:
+            cameras = {"station 1": belt(demo, "station 1", start=0, fps=2)}
+            with line(detector, cameras, path) as url, browser(1400, 1000) as driver:
+                time.sleep(4)
+                driver.get(f"{url}edit")
+                wait_for(driver, "document.getElementById('picture').naturalWidth")
+                driver.execute_script(DRAW, *DRAWN)
+                wait_for(driver, "document.getElementById('saved').textContent")
+                shoot(driver, "serve-edit")
         if "four" in wanted:
             cameras = {
                 f"camera {n}": belt(demo, f"camera {n}", start=n * 13, fps=2) for n in range(1, 5)
             }
-            with line(detector, cameras) as url, browser(1400, 1000, dark=True) as driver:
+            with line(detector, cameras, path) as url, browser(1400, 1000, dark=True) as driver:
                 driver.get(url)
-                time.sleep(25)
+                time.sleep(40)
                 shoot(driver, "serve-four")
         if "stalled" in wanted:
             cameras = {
                 "left": belt(demo, "left", start=0, fps=3),
-                "right": belt(demo, "right", start=9, fps=3, lives_s=6),
+                "right": belt(demo, "right", start=9, fps=3, lives_s=12),
             }
-            with line(detector, cameras) as url, browser(1400, 1000) as driver:
+            with line(detector, cameras, path) as url, browser(1400, 1000) as driver:
                 driver.get(url)
-                time.sleep(18)
+                time.sleep(25)
                 shoot(driver, "serve-stalled")
 
 
@@ -233,7 +272,7 @@ def simulated(rng: np.random.Generator, second: int, seq: int) -> tuple[Outcome,
 
 
 def report(demo: Path) -> None:
-    """The report of a simulated shift, with pictures of the demo's defects as its last rejects."""
+    """The report of a simulated shift, the demo's defects as its last rejects, and that of the demo's evaluation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         journal = simulated_shift(folder)
@@ -252,17 +291,25 @@ def report(demo: Path) -> None:
         with browser(1200, 1000) as driver:
             driver.get(page.as_uri())
             shoot(driver, "shift-report", width=1200)
+            driver.get((demo / "report.html").as_uri())
+            shoot(driver, "report", width=1200)
 
 
 def main() -> None:
     """Make the pictures that are asked for, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("demo", type=Path, help="what edgead demo made")
-    parser.add_argument("--only", nargs="+", default=["one", "four", "stalled", "report"])
+    parser.add_argument("--only", nargs="+", default=["one", "edit", "four", "stalled", "report"])
     arguments = parser.parse_args()
-    pages(arguments.demo, set(arguments.only))
+    demo = arguments.demo.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the page shows the paths that it was given
+        if {"one", "edit", "four", "stalled"} & set(arguments.only):
+            commissioned(demo, Path("part.edgead"))
+            pages(demo, Path("part.edgead"), set(arguments.only))
+        os.chdir(OUT)
     if "report" in arguments.only:
-        report(arguments.demo)
+        report(demo)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def demo(
     """The whole path offline on a CPU: train, quantise and certify, evaluate, benchmark, report.
 
     A real photograph (CC0, from scikit-image), simulated camera and defects; no download.
+
+    Example: edgead demo --out demo
     """
     from edgead.demo import run_demo
 
@@ -73,6 +75,8 @@ def demo(
             ],
         ),
     )
+    say(f"look at {result['report']}; as a line with a live page:")
+    say(f"  edgead serve {result['bundle']} --source {out / 'data' / 'test'} --repeat")
 
 
 def train(
@@ -155,6 +159,7 @@ def train(
         "parity": trained.parity.worst,
     }
     emit(result, as_json, lambda: table("trained", list(result.items())))
+    say(f"next: edgead evaluate {out} DATA; edgead serve {out} --source URI")
 
 
 def import_(

@@ -34,7 +34,10 @@ def verify(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Judge the bundle's golden images on this machine; exit 1 when a score is off."""
+    """Judge the bundle's golden images on this machine; exit 1 when a score is off.
+
+    Example: edgead verify part.edgead --backend onnxruntime
+    """
     from edgead.detector import Detector
 
     with Detector(bundle, backend=backend, precision=precision, self_check=False) as detector:
@@ -56,7 +59,10 @@ def inspect(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a bundle is: method, thresholds and what they promise, certificates, members."""
+    """What a bundle is: method, thresholds and what they promise, certificates, members.
+
+    Example: edgead inspect part.edgead --json
+    """
     from edgead.bundle import read_bundle
     from edgead.choice import certificates
     from edgead.sign import check_signature
@@ -104,7 +110,10 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has and what will run on it, and why."""
+    """What this machine has and what will run on it, and why.
+
+    Example: edgead doctor part.edgead
+    """
     from edgead.doctor import examine
 
     result = examine(bundle)

@@ -35,7 +35,10 @@ def chaos(
     full: Annotated[bool, typer.Option("--full", help="The claims' own sizes: long.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Overload, stalls, faults and deadlines on the streaming run-time; exit 1 when a claim breaks."""
+    """Overload, stalls, faults and deadlines on the streaming run-time; exit 1 when a claim breaks.
+
+    Example: edgead chaos --json
+    """
     from edgead.testing.chaos import FULL, SMOKE
     from edgead.testing.chaos import chaos as run
 
@@ -58,7 +61,10 @@ def fuzz(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Damaged files must be refused by type; exit 1 on a crash, a hang or a silent success."""
+    """Damaged files must be refused by type; exit 1 on a crash, a hang or a silent success.
+
+    Example: edgead fuzz bundle --minutes 5
+    """
     from edgead.reliability.fuzz import every_byte
     from edgead.reliability.fuzz import fuzz as run
 
@@ -75,7 +81,10 @@ def crashtest(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Kill -9 writers at random moments; exit 1 when a file is torn or a written row is lost."""
+    """Kill -9 writers at random moments; exit 1 when a file is torn or a written row is lost.
+
+    Example: edgead crashtest --json
+    """
     from edgead.reliability.crash import crashtest as run
 
     _finish(run(kills=kills, seed=seed, folder=folder), as_json, "crashtest")
@@ -88,7 +97,10 @@ def soak(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Judge without pause and watch memory, handles and latency; exit 1 when something drifts."""
+    """Judge without pause and watch memory, handles and latency; exit 1 when something drifts.
+
+    Example: edgead soak part.edgead --json
+    """
     from edgead.reliability.soak import soak as run
 
     with progress_bar() as bar:
@@ -108,7 +120,10 @@ def journal(
     out: Annotated[Path | None, typer.Option(help="For export: a .jsonl or .csv file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a journal (exit 1 when a row is damaged), or write its rows to one file."""
+    """Check a journal (exit 1 when a row is damaged), or write its rows to one file.
+
+    Example: edgead journal verify line3.sqlite
+    """
     from edgead.stream.journal_read import export_journal, verify_journal
 
     if action == "verify":
@@ -131,7 +146,10 @@ def replay(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Judge saved rejects again; exit 1 when a score is not the same to the last bit."""
+    """Judge saved rejects again; exit 1 when a score is not the same to the last bit.
+
+    Example: edgead replay part.edgead rejects
+    """
     from edgead.detector import Detector
     from edgead.stream.replay import replay as judge_again
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,10 +16,12 @@ from typing import Any
 import httpx
 import pytest
 from gravel import PATH, gravel_bundle, gravel_frame, with_blot
+from mqtt_broker import Broker
 from serving import TIMEOUT_S, eventually
 
 from edgead.images import encode_png, save_image
 from edgead.integrations.serve.server import listen
+from edgead.types import Verdict
 
 COMMAND = [sys.executable, "-m", "edgead", "serve", str(PATH), "--backend", "openvino"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("EDGEAD_", "NOTIFY_"))}
@@ -92,6 +95,7 @@ def test_a_folder_is_served_judged_and_ended_by_a_signal(folder: Path, tmp_path:
             body = encode_png(gravel_frame().pixels)
             verdict = client.post("/api/v1/detect", content=body).json()
             small = client.post("/api/v1/detect", content=encode_png(gravel_frame().pixels[:40]))
+            assert client.get("/api/v1/view").json()["bundle"] == PATH.name  # the editor is there
         assert (state["name"], state["state"], state["is_simulated"]) == ("belt", "running", True)
         assert (verdict["verdict"], verdict["bundle_hash"]) == ("GOOD", gravel_bundle().hash)
         assert (small.status_code, small.json()["code"]) == (422, "FRAME_SIZE")
@@ -112,6 +116,21 @@ def test_the_page_stays_when_the_files_have_ended(folder: Path) -> None:
         last = camera()
         assert client.get("/readyz").status_code == 503
     assert (last["counts"]["received"], last["verdict"]) == (6, "UNKNOWN")
+
+
+def test_what_the_page_shows_goes_out_to_the_line(folder: Path) -> None:
+    pytest.importorskip("paho.mqtt.client", reason="pip install 'edgead[plc]'")
+    broker = Broker().start()
+    out = f"mqtt://127.0.0.1:{broker.port}/hall/line3"
+    options = ["--source", str(folder), "--fps", "0", "--out", out, "--fresh-s", "60"]
+    with started(*options) as (_, url), httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
+        eventually(lambda: len(broker.results("hall/line3")) == 6)
+        sent = [json.loads(payload) for payload in broker.results("hall/line3")]
+        shown = client.get("/api/v1/cameras/0/scores").json()["scores"]
+    broker.stop()
+    assert [one["seq"] for one in sent] == [seq for seq, _, _ in shown] == list(range(6))
+    for one, (_, score, verdict) in zip(sent, shown, strict=True):
+        assert (one["score"], Verdict[one["verdict"]]) == (score, verdict)
 
 
 def test_a_token_from_the_environment(folder: Path) -> None:

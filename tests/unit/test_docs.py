@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -78,6 +81,16 @@ def test_a_program_runs(desk, name, text, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(("name", "text"), blocks("python"), ids=lambda value: value[:24])
+def test_a_program_imports_what_there_is(name, text):
+    tree = ast.parse(text, name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "edgead":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{name}: {node.module}.{alias.name}"
+
+
 @pytest.mark.parametrize(("name", "line"), commands())
 def test_a_command_line_parses(desk, name, line):
     words = shlex.split(line, comments=True)[1:]
@@ -90,6 +103,17 @@ def test_a_command_line_parses(desk, name, line):
         group, words = group.commands[words[0]], words[1:]
     with group.make_context(context.info_name, list(words), parent=context):
         pass
+
+
+def test_every_command_has_an_example_that_parses():
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        examples = re.findall(r"Example: edgead ([^;…\n]*)", command.help)
+        assert examples, name
+        for words in map(shlex.split, examples):
+            assert words[0] == name
+            with command.make_context(name, words[1:], parent=click.Context(group)):
+                pass
 
 
 def test_every_code_that_is_explained_exists():
@@ -106,6 +130,21 @@ def test_links_lead_somewhere(path):
     targets = re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8"))
     local = [one for one in targets if "://" not in one]
     assert [one for one in local if not (path.parent / one).exists()] == []
+
+
+def test_every_public_name_is_in_the_reference():
+    spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
+    make_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_api)
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    sections = dict(re.findall(r"^## `([\w.]+)`$(.*?)(?=^## |\Z)", page, re.M | re.S))
+    missing = []
+    for module in make_api.MODULES:
+        for name in make_api.public_names(module):
+            assert make_api.definition(module, name) is not None, f"{module}.{name}"
+            if not re.search(rf"^### `{name}\b", sections[module], re.M):
+                missing.append(f"{module}.{name}")
+    assert missing == [], "run: python docs/make_api.py"
 
 
 def test_a_document_that_is_not_run_is_one():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,23 @@ def test_the_unit_is_told_and_watched() -> None:
     )
     assert int(values["WatchdogSec"]) > 0
     assert values["SuccessExitStatus"] == "143"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "edgead.service"
+    text = (_ROOT / "packaging" / "edgead.service").read_text()
+    # Everything but the program itself, which is not installed there.
+    unit.write_text(text.replace("/opt/edgead/bin/edgead", shutil.which("true") or "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "Failed to initialize" in done.stderr or "Failed to create" in done.stderr:
+        pytest.skip(f"systemd-analyze does not work here: {done.stderr.strip()}")
+    # Of other units of this machine it may say what it likes.
+    assert [line for line in done.stderr.splitlines() if "edgead" in line] == []
+    assert done.returncode == 0

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from serving import TIMEOUT_S, Tap, eventually, served
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 from websockets.sync.client import connect
 
 from edgead.errors import SourceError
@@ -179,6 +180,31 @@ def test_a_viewer_that_does_not_take_its_message_is_dropped(
     assert asyncio.run(run()) == (False, 1)
 
 
+def test_a_viewer_that_goes_before_the_goodbye_is_no_error() -> None:
+    class Gone:
+        """Takes the numbers; away when it is told that the line ends."""
+
+        client_state = WebSocketState.CONNECTED
+
+        async def accept(self) -> None:
+            pass
+
+        async def receive(self) -> None:
+            await asyncio.Event().wait()
+
+        async def send_text(self, _: str) -> None:
+            hub.close()
+
+        async def close(self, *_: object) -> None:
+            said.append("goodbye")
+            raise WebSocketDisconnect(1006)
+
+    said: list[str] = []
+    hub = Hub(dict)
+    asyncio.run(hub.numbers(Gone()))  # type: ignore[arg-type]
+    assert (said, hub.viewers) == (["goodbye"], 0)
+
+
 def test_a_slot_holds_the_newest_message_only() -> None:
     async def run() -> bytes:
         slot = viewers._Slot()
@@ -205,6 +231,27 @@ def test_silent_connections_give_way_to_one_that_asks(monkeypatch: pytest.Monkey
         for one in silent:
             one.close()
     assert answer.status_code == 200
+
+
+def test_many_are_heard_one_after_the_other() -> None:
+    turns = server.Turns()
+    assert [turns.wait_s(5.0, count) for count in (1, server._CROWD)] == [0.0, 0.0]
+    crowd = [turns.wait_s(5.0, server._CROWD + 1) for _ in range(4)]
+    assert crowd == pytest.approx([0.0, 0.05, 0.1, 0.15])
+    assert turns.wait_s(60.0, server._CROWD + 1) == 0.0
+    assert turns.wait_s(60.0, 1) == 0.0
+
+
+def test_a_crowd_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_CROWD", 2)
+    with served() as (line, _):
+        crowd = [socket.create_connection(("127.0.0.1", line._server.port)) for _ in range(12)]
+        for one in crowd:
+            one.settimeout(TIMEOUT_S)
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert {one.recv(12) for one in crowd} == {b"HTTP/1.1 200"}
+        for one in crowd:
+            one.close()
 
 
 def test_a_header_over_the_limit_is_refused() -> None:

@@ -1,19 +1,18 @@
-"""README's tables are what the results say: drawn, never typed."""
+"""The tables of README and docs are what the results say: drawn, never typed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from tables import NOT_MEASURED, TABLES, draw, markdown
-
-_README = Path(__file__).parents[2] / "README.md"
+from tables import NOT_MEASURED, PAGES, TABLES, draw, markdown
 
 
-def test_readme_is_what_the_results_say():
-    text = _README.read_text()
-    assert draw(text, TABLES) == text, "run: python benchmarks/tables.py"
-    for name in TABLES:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_what_the_results_say(page: Path):
+    text = page.read_text("utf-8")
+    assert draw(text, PAGES[page]) == text, "run: python benchmarks/tables.py"
+    for name in PAGES[page]:
         assert f"<!-- table:{name} -->" in text
 
 

@@ -1,7 +1,9 @@
 """The web server: a thread of its own, bounded in connections and in patience.
 
 Who connects and says nothing is let go after a few seconds; when all places are taken such a silent
-connection gives way to a new one. A peer that stops reading is ended by the kernel.
+connection gives way to a new one. Of many connections each is heard in its turn, so that a crowd that
+comes again and again costs the line a share of time that does not grow with it. A peer that stops reading
+is ended by the kernel.
 """
 
 from __future__ import annotations
@@ -28,13 +30,42 @@ _log = logging.getLogger("edgead.serve")
 
 MOST_CONNECTIONS = 128
 _SILENT_S = 5.0  # until the first request
+_CROWD = 32  # connections that are heard at once
+_TURN_S = 0.05  # beyond them one after the other: the first request costs most
+_ACCEPTED = 32  # connections taken at once before others are served
 _HEADERS = 16 * 1024
 _MESSAGE = 1024  # bytes that a viewer may send at once: nothing is expected
 _UNREAD_MS = 20_000  # a peer that takes nothing for so long is ended
 
 
+class Turns:
+    """When a new connection is heard: at once, or after those before it when there are many."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def wait_s(self, now_s: float, connections: int) -> float:
+        """How long one more connection waits.
+
+        Args:
+            now_s: Time of the event loop.
+            connections: How many there are with it.
+        """
+        if connections <= _CROWD:
+            return 0.0
+        at_s = max(now_s, self._next_s)
+        self._next_s = at_s + _TURN_S
+        return at_s - now_s
+
+
 class PatientProtocol(H11Protocol):
-    """HTTP with a bound on connections and on how long one may be silent."""
+    """HTTP with a bound on connections, on how many are heard a second and on how long one may be silent.
+
+    Attributes:
+        turns: Shared by the connections of one server.
+    """
+
+    turns = Turns()
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take a connection, or the place of one that has asked nothing yet."""
@@ -43,7 +74,13 @@ class PatientProtocol(H11Protocol):
             silent = (one for one in self.connections if isinstance(one, PatientProtocol))
             found = next((one for one in silent if one.is_silent and one is not self), self)
             found.transport.abort()
-        self.loop.call_later(_SILENT_S, self._let_go)
+        wait_s = self.turns.wait_s(self.loop.time(), len(self.connections))
+        if wait_s > 0:
+            self.loop.call_soon(
+                self.transport.pause_reading
+            )  # asyncio begins to read after this call
+            self.loop.call_later(wait_s, self.transport.resume_reading)
+        self.loop.call_later(wait_s + _SILENT_S, self._let_go)
 
     @property
     def is_silent(self) -> bool:
@@ -70,7 +107,8 @@ class Server:
         self.hub = Hub(line.state)
         config = uvicorn.Config(
             make_app(line, self.hub, token=token, any_host=any_host),
-            http=PatientProtocol,
+            http=type("PatientProtocol", (PatientProtocol,), {"turns": Turns()}),
+            backlog=_ACCEPTED,
             ws="websockets-sansio",
             ws_max_size=_MESSAGE,
             ws_per_message_deflate=False,
@@ -125,7 +163,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _end_dead_peers(listener)
         listener.bind(address)
-        listener.listen(64)
+        listener.listen(_ACCEPTED)
     except OSError as error:
         listener.close()
         raise _refused(host, port, error) from error

@@ -113,12 +113,15 @@ class Hub:
 
     async def numbers(self, socket: WebSocket) -> None:
         """Serve one WebSocket until it ends or is too slow."""
-        await socket.accept()
-        try:
-            with self.viewer():
-                await self._send_numbers(socket)
-        except TooManyViewers:
-            await socket.close(1013, "too many viewers")
+        with contextlib.suppress(
+            WebSocketDisconnect
+        ):  # it may go at any moment, also before a goodbye
+            await socket.accept()
+            try:
+                with self.viewer():
+                    await self._send_numbers(socket)
+            except TooManyViewers:
+                await socket.close(1013, "too many viewers")
 
     async def deliver(self, sending: Callable[[], object]) -> bool:
         """Whether a viewer took what was sent to it in time."""
