@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import RESULTS
 
-__all__ = ["archive", "end_to_end", "overhead", "scaling"]
+__all__ = ["archive", "arithmetic", "end_to_end", "overhead", "scaling"]
 
 Markdown = Callable[[Sequence[str], Sequence[Sequence[object]]], str]
 
@@ -47,7 +47,7 @@ def end_to_end(markdown: Markdown) -> str:
         head = ["candidate", "ms a frame", "p99 / p50", f"times {', '.join(peers)}", "peak MB"]
         head += ["start to first verdict, s", "image AUROC"]
         text += f"{found['set']}, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-    return text
+    return text or "not measured\n"
 
 
 def overhead(markdown: Markdown) -> str:
@@ -72,7 +72,7 @@ def overhead(markdown: Markdown) -> str:
             f"Frames of {frame[1]}x{frame[0]}, {_machine(found)}; ratios to the engine alone:\n\n"
         )
         text += f"{markdown(head, rows)}\n"
-    return text
+    return text or "not measured\n"
 
 
 def scaling(markdown: Markdown) -> str:
@@ -93,7 +93,7 @@ def scaling(markdown: Markdown) -> str:
         cameras = found["cameras"]
         row = [["frames a second, all together", *(f"{rate:.0f}" for rate in cameras.values())]]
         text += markdown(["cameras on one engine", *cameras], row) + "\n"
-    return text
+    return text or "not measured\n"
 
 
 def archive(markdown: Markdown) -> str:
@@ -115,7 +115,35 @@ def archive(markdown: Markdown) -> str:
             )
         head = ["workers", "images a second", "of one process", "same rows, bit for bit", "killed"]
         text += f"{found['images']} images, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-    return text
+    return text or "not measured\n"
+
+
+def arithmetic(markdown: Markdown) -> str:
+    """docs/fleet.md: what an image costs a worker, and what a simulation makes of more workers."""
+    text = ""
+    for found in _results("archive.json"):
+        one, simulated = found["runs"]["processes_1"], found["simulated"]
+        stages = {**one["stages_ms"], "overhead": found["overhead_ms_per_image"]["processes_1"]}
+        total = sum(stages.values())
+        ahead = total - stages["infer"] - stages["overhead"]
+        row = [f"{ms:.2f}" for ms in (*stages.values(), total)]
+        text += markdown(["", *stages, "t"], [["ms an image", *row]])
+        text += (
+            f"\n{found['images']} images, {_machine(found)}, one worker with one engine thread: "
+            f"{86.4 / total:.1f} million images a day and core, {total / 3.6:.1f} core-hours a "
+            f"million images. All but engine and overhead is {ahead:.1f} ms: a GPU wants "
+            f"{ahead:.1f} cores beside it for each 1,000 images a second. The one writer takes "
+            f"{simulated['serial_ms_per_image']:.2f} ms of CPU time an image, and so "
+            f"{simulated['serial_limit_images_per_second']:,.0f} images a second at most.\n\n"
+        )
+        workers = simulated["workers"]
+        rows = [
+            ["images a second", *(f"{one['images_per_second']:,.0f}" for one in workers.values())],
+            ["of the ideal", *(f"{one['share_of_ideal']:.3f}" for one in workers.values())],
+        ]
+        text += markdown(["workers, simulated", *workers], rows) + "\n"
+        text += archive(markdown)
+    return text or "not measured\n"
 
 
 def _machine(found: dict[str, Any]) -> str:

@@ -11,9 +11,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import speed_tables
 from harness import RESULTS, ROOT
 
 from edgead import files
@@ -252,10 +254,20 @@ def engines() -> str:
     )
 
 
-TABLES = {"main_job": main_job, "kernels": kernels, "accuracy": accuracy, "precision": precision}
+TABLES: dict[str, Callable[[], str]] = {
+    "main_job": main_job,
+    "accuracy": accuracy,
+    "end_to_end": partial(speed_tables.end_to_end, markdown),
+    "overhead": partial(speed_tables.overhead, markdown),
+    "scaling": partial(speed_tables.scaling, markdown),
+    "precision": precision,
+    "kernels": kernels,
+    "archive": partial(speed_tables.archive, markdown),
+}
 #: Page -> its tables.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": TABLES,
+    ROOT / "docs" / "fleet.md": {"arithmetic": partial(speed_tables.arithmetic, markdown)},
     ROOT / "docs" / "methods.md": {"choosing": choosing},
     ROOT / "docs" / "plc.md": {"outputs": outputs},
     ROOT / "docs" / "serve.md": {"serving": serving},
