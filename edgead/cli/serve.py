@@ -105,7 +105,6 @@ def serve(
             journal=journal,
             save_rejects=save_rejects,
         ) as served:
-            say(f"policy: {served.line.stream.policy}")
             say(f"page: {served.url}")
             try:
                 for outcome in served:
