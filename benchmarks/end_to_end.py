@@ -41,7 +41,8 @@ def main() -> int:
     commands: dict[str, list[str]] = {}
     for bundle in options.bundle:
         for precision in options.precisions:
-            name = f"edgead {read_bundle(bundle).manifest.method} {precision}"
+            manifest = read_bundle(bundle).manifest
+            name = f"edgead {manifest.method} {manifest.backbone} {precision}"
             commands[name] = [
                 sys.executable,
                 str(_HERE / "end_to_end_own.py"),
