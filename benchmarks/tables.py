@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import speed_tables
+import stream_tables
 from harness import RESULTS, ROOT
 
 from edgead import files
@@ -268,6 +269,11 @@ TABLES: dict[str, Callable[[], str]] = {
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": TABLES,
     ROOT / "docs" / "fleet.md": {"arithmetic": partial(speed_tables.arithmetic, markdown)},
+    ROOT / "docs" / "cameras.md": {"streams": partial(stream_tables.streams, markdown)},
+    ROOT / "docs" / "line.md": {
+        "swaps": partial(stream_tables.swaps, markdown),
+        "faults": partial(stream_tables.faults, markdown),
+    },
     ROOT / "docs" / "methods.md": {"choosing": choosing},
     ROOT / "docs" / "plc.md": {"outputs": outputs},
     ROOT / "docs" / "serve.md": {"serving": serving},

@@ -101,7 +101,12 @@ def signals(seed: int, count: int, *, limit_s: float = 3.0) -> dict[str, Any]:
             which = draw.choice([signal.SIGINT, signal.SIGTERM])
             program = SignalledProgram(mode, journal, server.port)
             time.sleep(draw.uniform(0.0, 0.5))
-            said, took = program.end(which)
+            try:
+                said, took = program.end(which)
+            except subprocess.TimeoutExpired:
+                problems.append(f"{mode}, {which.name}: it did not end within {_PATIENCE_S:g} s")
+                seconds.append(_PATIENCE_S)
+                continue
             seconds.append(took)
             found = _wrong(program, said, which, journal)
             if took > limit_s:

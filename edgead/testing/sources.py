@@ -7,6 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+# Now, not on first use: while it is imported, Cython swallows what a signal's handler raises.
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from edgead.errors import EdgeadError
@@ -20,7 +23,7 @@ __all__ = ["ScriptedSource", "textured"]
 @lru_cache(maxsize=256)
 def textured(seed: int = 0, height: int = 16, width: int = 16) -> NDArray[np.uint8]:
     """A noise picture (height, width, 3) uint8, read-only; equal seeds give equal pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels.setflags(write=False)
     return pixels
 
