@@ -37,7 +37,14 @@ def streams(markdown: Markdown) -> str:
         "eight in memory, of one",
         "eight video files, of what decoding and engine allow",
     ]
-    return f"{markdown(head, rows)}\n{found['detector']}, {_where(found)}\n"
+    text = f"{markdown(head, rows)}\n{found['detector']}, {_where(found)}\n"
+    batches = _result("stream-batch")
+    if batches is None:
+        return text
+    each = batches["batch"]
+    sizes = ", ".join(str(one["n"]) for one in each)
+    times = ", ".join(f"{one['ms_per_frame']:.2f}" for one in each)
+    return f"{text}\nA batch of {sizes} takes {times} ms a frame there: `{batches['command']}`.\n"
 
 
 def swaps(markdown: Markdown) -> str:
@@ -86,7 +93,7 @@ def faults(markdown: Markdown) -> str:
         ],
         ["the latest answer of these after its deadline", f"{late['lateness_ms']['max']:.1f} ms"],
     ]
-    return f"{markdown(['planted', 'seen'], rows)}\n{_where(found)}\n"
+    return f"{markdown(['planted', 'seen'], rows)}\n{_where(found)} {found.get('note', '')}\n"
 
 
 def _of(part: dict[str, Any], name: str) -> str:
