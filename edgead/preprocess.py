@@ -220,7 +220,7 @@ def frame_statistics(tensor: NDArray[np.uint8]) -> dict[str, float]:
     sample = lines[:, _SAMPLE].astype(np.float64).ravel()
     mean = float(sample.sum()) / sample.size
     # Whole numbers below 2^53: both sums are exact.
-    variance = float(sample @ sample) / sample.size - mean * mean
+    variance = float(np.square(sample).sum()) / sample.size - mean * mean
     steps = lines[:, 1:] - lines[:, :-1]
     return {
         "mean": mean,

@@ -164,7 +164,7 @@ class OpenVinoRequest:
                 )
         try:  # its own way of taking arrays costs a hundredth of a small model's time
             for name, array in feeds.items():
-                usable = np.require(array, requirements="CW")  # else OpenVINO would refuse it
+                usable = np.require(array, requirements=["C", "W"])  # else OpenVINO would refuse it
                 self._request.set_tensor(name, self._tensor(usable, shared_memory=True))
             self._request.start_async()
         except RuntimeError as error:

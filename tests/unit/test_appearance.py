@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -120,3 +122,25 @@ def test_a_bundle_without_it_measures_nothing():
 
     with Detector(tiny_bundle(), backend="openvino", threads=1) as detector:
         assert detector(tiny_frame()).appearance is None
+
+
+_OTHER_THREADS = """
+import os, time
+import numpy as np
+from edgead.appearance import measure
+from edgead.preprocess import frame_statistics
+
+picture = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+while time.thread_time() < 1.5:
+    measure(picture)
+    frame_statistics(picture)
+print(time.process_time() - time.thread_time())
+"""
+
+
+def test_a_large_picture_wakes_no_threads_that_spin_on_beside_the_engine():
+    words = [sys.executable, "-c", _OTHER_THREADS]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd="/")
+    # Seconds of CPU in other threads: NumPy's OpenBLAS would take as long as this one, 1.5; it takes
+    # some tenths where it is imported.
+    assert float(said.stdout) < 0.5
