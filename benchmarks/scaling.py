@@ -167,7 +167,7 @@ def _panel(
         parts.append(f'<text x="{x(side):.1f}" y="{y0 + 20}" text-anchor="middle">{side}</text>')
     middle = (x0 + x1) / 2
     parts.append(f'<text x="{middle}" y="{y0 + 45}" text-anchor="middle">{across}</text>')
-    parts.append(f'<text x="{x0}" y="{y1 - 14}" text-anchor="middle">{up}</text>')
+    parts.append(f'<text x="{x0}" y="{y1 - 26}" text-anchor="middle">{up}</text>')
     return parts
 
 

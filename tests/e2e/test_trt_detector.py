@@ -27,6 +27,8 @@ from edgead.stream.sources.arrays import ArraySource
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Also where the kernels were built with CUDA: the fake GPU's memory is none of theirs.
+    monkeypatch.setattr(whole_frame, "has_cuda", lambda: False)
     path = tmp_path / "tiny.edgead"
     write_bundle(path, tiny_bundle())
     return path
