@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,7 +205,11 @@ def test_a_real_training(tmp_path: Path) -> None:
     write_pieces(tmp_path / "products" / "gravel", 40)
     folders = [str(tmp_path / name) for name in ("products", "bundles")]
     words = [sys.executable, "-c", _TRAINING, *folders]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    # Libraries that other tests loaded leave variables behind: a customer's shell has none of them.
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, cwd="/", env=kept | {"LANG": "C.UTF-8"}
+    )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout.splitlines()[-1])
     assert record["ok"], done.stdout
