@@ -28,7 +28,7 @@ from edgead.evaluate import data
 from edgead.preprocess import Preprocess
 from edgead.types import Frame, Verdict
 
-#: Pairs of the engine alone and the whole way, and what the issue of speed asks of them.
+#: Pairs of the engine alone and the whole way, and the ratio that is wanted of them.
 PAIRS = {
     "one at a time": ("raw", "whole", 0.88),
     "two in flight": ("raw pipelined", "whole pipelined", 0.93),

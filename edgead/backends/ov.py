@@ -151,6 +151,7 @@ class OpenVinoRequest:
     ) -> None:
         self._request, self._tensor = request, tensor
         self._inputs, self._outputs = inputs, outputs
+        self._held: list[Array] = []
         self._is_started = False
 
     def start(self, feeds: Mapping[str, Array]) -> None:
@@ -163,8 +164,9 @@ class OpenVinoRequest:
                     f"openvino failed: input {name!r} is {array.dtype}; want {spec.dtype}.",
                 )
         try:  # its own way of taking arrays costs a hundredth of a small model's time
-            for name, array in feeds.items():
-                usable = np.require(array, requirements=["C", "W"])  # else OpenVINO would refuse it
+            # OpenVINO refuses others than these. It does not own what it reads: that is kept here.
+            self._held = [np.require(array, requirements=["C", "W"]) for array in feeds.values()]
+            for name, usable in zip(feeds, self._held, strict=True):
                 self._request.set_tensor(name, self._tensor(usable, shared_memory=True))
             self._request.start_async()
         except RuntimeError as error:

@@ -98,6 +98,18 @@ def test_few_threads_are_not_pinned_where_other_processes_pin_theirs():
     opened.close()
 
 
+@pytest.mark.parametrize("is_copied", [False, True], ids=["as it is", "read-only: a copy"])
+def test_openvino_reads_no_memory_that_was_freed(is_copied):
+    opened = open_backend("openvino", {"model.onnx": TINY_MODEL})
+    request, given = opened.open_request(), image()
+    given.setflags(write=not is_copied)
+    request.start({"image": given})
+    (held,) = request._held  # OpenVINO itself keeps only the address
+    assert (held is given, np.shares_memory(held, given)) == (not is_copied, not is_copied)
+    request.wait()
+    opened.close()
+
+
 def test_closing_twice_and_using_afterwards(engine):
     engine.close()
     engine.close()
