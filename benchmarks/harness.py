@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,21 @@ import numpy as np
 
 from edgead import files
 
-__all__ = ["RESULTS", "SCHEMA", "interleave", "load", "provenance", "save"]
+__all__ = [
+    "NOT_MEASURED",
+    "RESULTS",
+    "SCHEMA",
+    "interleave",
+    "load",
+    "markdown",
+    "provenance",
+    "save",
+]
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "not measured"
 _PACKAGES = (
     "edgead", "numpy", "torch", "openvino", "onnxruntime", "opencv-python-headless", "faiss-cpu", "pillow",
     "scikit-learn", "scipy", "cupy-cuda13x", "tensorrt", "tensorrt-rtx-cu13", "anomalib",
@@ -105,6 +115,15 @@ def load(name: str) -> dict[str, Any]:
     """Read ``results/<name>.json``."""
     tree: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return tree
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; None is written as what it is: not measured."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(
+        "| " + " | ".join(NOT_MEASURED if cell is None else str(cell) for cell in line) + " |\n"
+        for line in lines
+    )
 
 
 def _git(*arguments: str) -> str:

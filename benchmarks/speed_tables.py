@@ -6,14 +6,12 @@ Drawn from ``benchmarks/results``; `tables` puts them into the README.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from harness import RESULTS
+from harness import NOT_MEASURED, RESULTS, markdown
 
 __all__ = ["archive", "arithmetic", "end_to_end", "overhead", "scaling"]
-
-Markdown = Callable[[Sequence[str], Sequence[Sequence[object]]], str]
 
 
 def _results(pattern: str) -> Iterator[dict[str, Any]]:
@@ -21,7 +19,7 @@ def _results(pattern: str) -> Iterator[dict[str, Any]]:
         yield json.loads(path.read_text())
 
 
-def end_to_end(markdown: Markdown) -> str:
+def end_to_end() -> str:
     """Each candidate beside anomalib's, a table a data set."""
     text = ""
     for found in _results("end_to_end-*.json"):
@@ -47,10 +45,10 @@ def end_to_end(markdown: Markdown) -> str:
         head = ["candidate", "ms a frame", "p99 / p50", f"times {', '.join(peers)}", "peak MB"]
         head += ["start to first verdict, s", "image AUROC"]
         text += f"{found['set']}, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-    return text or "not measured\n"
+    return text or f"{NOT_MEASURED}\n"
 
 
-def overhead(markdown: Markdown) -> str:
+def overhead() -> str:
     """What the way around the engine costs."""
     text = ""
     for found in _results("overhead-*.json"):
@@ -72,10 +70,10 @@ def overhead(markdown: Markdown) -> str:
             f"Frames of {frame[1]}x{frame[0]}, {_machine(found)}; ratios to the engine alone:\n\n"
         )
         text += f"{markdown(head, rows)}\n"
-    return text or "not measured\n"
+    return text or f"{NOT_MEASURED}\n"
 
 
-def scaling(markdown: Markdown) -> str:
+def scaling() -> str:
     """Cost over input size, and cameras on one engine."""
     text = ""
     for found in _results("scaling.json"):
@@ -93,10 +91,10 @@ def scaling(markdown: Markdown) -> str:
         cameras = found["cameras"]
         row = [["frames a second, all together", *(f"{rate:.0f}" for rate in cameras.values())]]
         text += markdown(["cameras on one engine", *cameras], row) + "\n"
-    return text or "not measured\n"
+    return text or f"{NOT_MEASURED}\n"
 
 
-def archive(markdown: Markdown) -> str:
+def archive() -> str:
     """Workers of `edgead score` against one process."""
     text = ""
     for found in _results("archive.json"):
@@ -115,10 +113,10 @@ def archive(markdown: Markdown) -> str:
             )
         head = ["workers", "images a second", "of one process", "same rows, bit for bit", "killed"]
         text += f"{found['images']} images, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-    return text or "not measured\n"
+    return text or f"{NOT_MEASURED}\n"
 
 
-def arithmetic(markdown: Markdown) -> str:
+def arithmetic() -> str:
     """docs/fleet.md: what an image costs a worker, and what a simulation makes of more workers."""
     text = ""
     for found in _results("archive.json"):
@@ -142,8 +140,8 @@ def arithmetic(markdown: Markdown) -> str:
             ["of the ideal", *(f"{one['share_of_ideal']:.3f}" for one in workers.values())],
         ]
         text += markdown(["workers, simulated", *workers], rows) + "\n"
-        text += archive(markdown)
-    return text or "not measured\n"
+        text += archive()
+    return text or f"{NOT_MEASURED}\n"
 
 
 def _machine(found: dict[str, Any]) -> str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import RESULTS
+from harness import NOT_MEASURED, RESULTS, markdown
 
 __all__ = ["faults", "streams", "swaps"]
 
-Markdown = Callable[[Sequence[str], Sequence[Sequence[object]]], str]
-
-_NONE = "not measured\n"
+_NONE = f"{NOT_MEASURED}\n"
 
 
-def streams(markdown: Markdown) -> str:
+def streams() -> str:
     """For docs/cameras.md: what a stream, eight cameras and eight files reach on one engine."""
     found = _result("stream")
     if found is None:
@@ -47,7 +44,7 @@ def streams(markdown: Markdown) -> str:
     return f"{text}\nA batch of {sizes} takes {times} ms a frame there: `{batches['command']}`.\n"
 
 
-def swaps(markdown: Markdown) -> str:
+def swaps() -> str:
     """For docs/line.md: what swaps cost under load."""
     found = _result("stream-swap")
     if found is None:
@@ -68,7 +65,7 @@ def swaps(markdown: Markdown) -> str:
     return f"{markdown(['', ''], rows)}\n{about}; {_where(found)}\n"
 
 
-def faults(markdown: Markdown) -> str:
+def faults() -> str:
     """For docs/line.md: the whole campaign of planted faults."""
     found = _result("chaos-full")
     if found is None:

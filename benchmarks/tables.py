@@ -10,31 +10,20 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import speed_tables
 import stream_tables
-from harness import RESULTS, ROOT
+from harness import NOT_MEASURED, RESULTS, ROOT, markdown
 
 from edgead import files
 
 __all__ = ["PAGES", "draw", "markdown"]
 
 _TABLE = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-NOT_MEASURED = "not measured"
 NONE = f"{NOT_MEASURED}\n"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; None is written as what it is: not measured."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        "| " + " | ".join(NOT_MEASURED if cell is None else str(cell) for cell in line) + " |\n"
-        for line in lines
-    )
 
 
 def draw(text: str, tables: dict[str, Callable[[], str]]) -> str:
@@ -258,21 +247,21 @@ def engines() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "main_job": main_job,
     "accuracy": accuracy,
-    "end_to_end": partial(speed_tables.end_to_end, markdown),
-    "overhead": partial(speed_tables.overhead, markdown),
-    "scaling": partial(speed_tables.scaling, markdown),
+    "end_to_end": speed_tables.end_to_end,
+    "overhead": speed_tables.overhead,
+    "scaling": speed_tables.scaling,
     "precision": precision,
     "kernels": kernels,
-    "archive": partial(speed_tables.archive, markdown),
+    "archive": speed_tables.archive,
 }
 #: Page -> its tables.
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": TABLES,
-    ROOT / "docs" / "fleet.md": {"arithmetic": partial(speed_tables.arithmetic, markdown)},
-    ROOT / "docs" / "cameras.md": {"streams": partial(stream_tables.streams, markdown)},
+    ROOT / "docs" / "fleet.md": {"arithmetic": speed_tables.arithmetic},
+    ROOT / "docs" / "cameras.md": {"streams": stream_tables.streams},
     ROOT / "docs" / "line.md": {
-        "swaps": partial(stream_tables.swaps, markdown),
-        "faults": partial(stream_tables.faults, markdown),
+        "swaps": stream_tables.swaps,
+        "faults": stream_tables.faults,
     },
     ROOT / "docs" / "methods.md": {"choosing": choosing},
     ROOT / "docs" / "plc.md": {"outputs": outputs},

@@ -111,19 +111,7 @@ class LoadedBundle:
             hold_off()
 
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
-        """Judge the bundle's golden images on this machine and back end.
-
-        Until it holds again, a failed check makes every frame raise MODEL_UNVERIFIED.
-
-        Args:
-            strict: Raise instead of returning a failed check.
-
-        Returns:
-            ``ok``, ``worst`` (largest score difference over what is allowed) and ``images``.
-
-        Raises:
-            BundleError: GOLDEN, with ``strict``.
-        """
+        """Judge the bundle's golden images; see `edgead.Detector.verify`."""
         try:
             result = check_golden(self.bundle, self._scorer, self.choice.precision)
         except EdgeadError as error:

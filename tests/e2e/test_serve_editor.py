@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,7 @@ from edgead.frame import Frame
 from edgead.integrations.serve import Served
 from edgead.integrations.serve.editing import Editing
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None
-    or shutil.which("chromedriver") is None
-    or importlib.util.find_spec("selenium") is None,
-    reason="no chromium, chromedriver and selenium",
-)
+pytestmark = pytest.mark.chromium
 
 
 class Gravel(Tap):
@@ -30,22 +23,6 @@ class Gravel(Tap):
 
     def read(self, timeout_s: float) -> Frame | None:
         return None if super().read(timeout_s) is None else gravel_frame()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    driver.set_window_size(1300, 1000)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -57,6 +34,7 @@ def page(browser: Any, tmp_path: Path) -> Iterator[tuple[Any, Path, Served]]:
     with served({"left": tap}, editing=Editing(gravel_bundle, path)) as (line, _):
         tap.open()
         eventually(lambda: line.line.board.taken == 1)
+        browser.set_window_size(1300, 1000)
         browser.get(f"{line.url}edit")
         eventually(lambda: run(browser, "return document.getElementById('picture').naturalWidth"))
         yield browser, path.with_name("part.view.edgead"), line

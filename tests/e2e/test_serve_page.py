@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,27 +13,7 @@ from edgead.integrations.serve import Served
 from edgead.integrations.serve.cameras import Unopened
 from edgead.testing import FakeJudge
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None
-    or shutil.which("chromedriver") is None
-    or importlib.util.find_spec("selenium") is None,
-    reason="no chromium, chromedriver and selenium",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+pytestmark = pytest.mark.chromium
 
 
 def text(browser: Any, selector: str) -> str:

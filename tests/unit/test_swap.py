@@ -59,49 +59,49 @@ def test_a_model_that_fails_its_check_never_serves() -> None:
     assert (bad.closed, holder.generation, holder(FRAME).bundle_hash) == (1, 0, "a")
 
 
-def test_the_last_frame_in_an_old_model_frees_it() -> None:
-    entered, release = threading.Event(), threading.Event()
+class Slow(Model):
+    """Holds its first frame until it is released."""
 
-    class Slow(Model):
-        def __call__(self, frame: Frame) -> Detection:
-            entered.set()
-            release.wait(5)
-            return super().__call__(frame)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.entered, self.release = threading.Event(), threading.Event()
 
-    slow = Slow("slow")
+    def __call__(self, frame: Frame) -> Detection:
+        if frame is FRAME:
+            self.entered.set()
+            self.release.wait(5)
+        return super().__call__(frame)
+
+
+def judging(slow: Slow) -> tuple[Swappable, threading.Thread]:
+    """A holder whose model is at work on its first frame."""
     holder = Swappable(slow)
     thread = threading.Thread(target=holder, args=(FRAME,))
     thread.start()
-    entered.wait(5)
+    slow.entered.wait(5)
+    return holder, thread
+
+
+def test_the_last_frame_in_an_old_model_frees_it() -> None:
+    slow = Slow("slow")
+    holder, thread = judging(slow)
     holder.switch(Model("b"))
     holder.switch(Model("c"))
     assert slow.closed == 0
-    release.set()
+    slow.release.set()
     thread.join()
     assert slow.closed == 1
 
 
 def test_a_frame_that_began_before_the_switch_keeps_its_model_after_a_roll_back() -> None:
-    entered, release = threading.Event(), threading.Event()
-
-    class Slow(Model):
-        def __call__(self, frame: Frame) -> Detection:
-            if frame is FRAME:
-                entered.set()
-                release.wait(5)
-            return super().__call__(frame)
-
     slow = Slow("slow")
-    holder = Swappable(slow)
-    thread = threading.Thread(target=holder, args=(FRAME,))
-    thread.start()
-    entered.wait(5)
+    holder, thread = judging(slow)
     holder.switch(Model("b"))
     assert holder.roll_back() == 2
     assert holder(Frame(textured(2))).bundle_hash == "slow"
     holder.close()
     assert slow.closed == 0  # the first frame is in it still
-    release.set()
+    slow.release.set()
     thread.join()
     assert slow.closed == 1
 
