@@ -25,7 +25,16 @@ from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits, agreement
 from edgead.deploy.certificate import encoded, issue, merged, score_frames
 from edgead.deploy.half import half_model, prove_ranges
-from edgead.deploy.qdq import CONV_ONLY, FORMS, Form, Layout, costs, int8_model, quantisable
+from edgead.deploy.qdq import (
+    CONV_ONLY,
+    FORMS,
+    Form,
+    Layout,
+    costs,
+    first_depthwise,
+    int8_model,
+    quantisable,
+)
 from edgead.deploy.rewrite import split
 from edgead.deploy.rounding import round_weights
 from edgead.deploy.search import Plan, Search, Trial
@@ -162,7 +171,7 @@ class _Job:
         search = Search(
             plans.evaluate,
             plans.nodes,
-            frozenset(kept_nodes(plans.nodes, self.recipe.int8)),
+            frozenset(kept_nodes(plans.nodes, self.recipe.int8) | first_depthwise(plans.model)),
             self.limits,
             costs(plans.model),
             minutes=self.minutes,

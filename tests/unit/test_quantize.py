@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from precision_nets import pictures, residual_net
 from tolerances import TOLERANCES
 
@@ -18,7 +18,14 @@ from edgead.backends.ov import OpenVinoBackend
 from edgead.calibration.calibrators import Calibrator, Histogram, clip_ranges
 from edgead.deploy.activations import float_tensors, watch
 from edgead.deploy.agreement import Agreement, Limits
-from edgead.deploy.qdq import CONV_ONLY, FORMS, costs, int8_model, quantisable
+from edgead.deploy.qdq import (
+    CONV_ONLY,
+    FORMS,
+    costs,
+    first_depthwise,
+    int8_model,
+    quantisable,
+)
 from edgead.deploy.quantize import _Plans
 from edgead.deploy.search import CALIBRATORS, Plan, Search
 from edgead.errors import BundleError
@@ -120,6 +127,29 @@ def test_kept_nodes_read_floats():
     block = next(node for node in graph.node if node.name == "block/Conv")
     assert list(block.input)[1:] == ["block.weight", "block.bias"]
     assert Counter(n.op_type for n in graph.node)["QuantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("form", ["s8", "qdq"])
+def test_what_a_floating_point_node_shares_with_a_quantised_one_it_reads_unrounded(form):
+    """The activation after the stem feeds a quantised layer and, here, a sum in floating point."""
+    graph = onnx.load_from_string(int8(form, ["stem/Conv", "block/Conv"])).graph
+    total = next(node for node in graph.node if node.name == "block/Add")
+    assert list(total.input) == ["block", "stem_act"]
+
+
+def test_the_first_depthwise_layer_is_found_and_a_grouped_one_is_none():
+    def net(*weights):
+        nodes = [
+            helper.make_node("Conv", ["x", name], [f"y{name}"], name=name, group=group)
+            for name, group, _ in weights
+        ]
+        items = [numpy_helper.from_array(np.zeros(s, np.float32), n) for n, _, s in weights]
+        return helper.make_model(helper.make_graph(nodes, "g", [], [], items))
+
+    stem, grouped = ("stem", 1, (8, 3, 3, 3)), ("grouped", 4, (8, 2, 3, 3))
+    first, second = ("first", 8, (8, 1, 3, 3)), ("second", 8, (8, 1, 3, 3))
+    assert first_depthwise(net(stem, grouped, first, second)) == {"first"}
+    assert first_depthwise(net(stem, grouped)) == set()
 
 
 def test_residual_sums_are_quantised_unless_only_layers_are_asked_for():
