@@ -1,6 +1,6 @@
 """Accuracy of every method on MVTec-layout data: train, bundle, judge, measure; resumable.
 
-    python benchmarks/accuracy.py ROOT... [--methods M...] [--minutes T...] [--seeds S...]
+    python benchmarks/accuracy.py ROOT... [--methods M...] [--minutes T...] [--seeds S...] [--set FIELD=JSON...]
     python benchmarks/accuracy.py --table
 
 A ROOT holds ``train/good`` and ``test/<class>``, or folders that do. Each method x category x seed x budget is one
@@ -10,8 +10,9 @@ already, with the same settings and the same training images, is passed over. Th
 only to measure.
 
 Several ``--minutes`` give the curve of accuracy over training time: each is a training of its own, since learning
-rates follow the time that is given. ``--table`` draws the results as Markdown beside the papers' figures;
-``tables.py`` puts it into the README.
+rates follow the time that is given. ``--set`` puts values in the
+place of a recipe's own, for ablations. ``--table`` draws the results as Markdown beside the papers' figures; ``tables.py``
+puts it into the README.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def measure(
                 weights=weights,
                 image_size=settings["image_size"],
                 seed=settings["seed"],
+                settings=settings["set"],
             ),
             root,
             path,
@@ -168,6 +170,7 @@ def _planned(options: argparse.Namespace) -> Iterator[tuple[Path, Settings]]:
                             "image_size": options.image_size,
                             "minutes": minutes,
                             "epochs": options.epochs,
+                            "set": dict(options.set) or None,
                         },
                     )
 
@@ -255,6 +258,8 @@ def _name(settings: Settings) -> str:
     budget = f"{settings['minutes']:g} min" if settings["minutes"] else "recipe's epochs"
     if settings["epochs"]:
         budget = f"{settings['epochs']} epochs"
+    if settings["set"]:
+        budget += "".join(f", {k}={json.dumps(v)}" for k, v in settings["set"].items())
     return f"{settings['category']} {settings['method']} seed {settings['seed']} ({budget})"
 
 
@@ -274,6 +279,11 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -286,6 +296,7 @@ def _options() -> argparse.Namespace:
     add("--backbone", default=DEFAULT_BACKBONE)
     add("--weights", type=Path, help="checkpoint of the backbone")
     add("--image-size", type=int)
+    add("--set", nargs="+", type=_setting, default=[], metavar="FIELD=JSON")
     add("--backend", default="auto", help="that judges the test images, at fp32")
     add("--threads", type=int, help="CPU threads of the training")
     add("--out", type=Path, default=RESULTS)

@@ -67,6 +67,52 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def curves(runs: list[Run]) -> str:
+    """Markdown: image AUROC over the minutes that a training was given, one row a category and method."""
+    budgets = sorted({run["minutes"] for run in runs})
+    rows: dict[tuple[Any, ...], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        order = list(PAPERS).index(run["method"])
+        rows[run["category"], order, run["backbone"]][run["minutes"]].append(run)
+    lines = [
+        f"| set | method | backbone | {' | '.join(f'{one:g} min' for one in budgets)} |",
+        f"|{'---|' * (3 + len(budgets))}",
+    ]
+    for category, order, backbone in sorted(rows):
+        found = rows[category, order, backbone]
+        cells = [
+            _mean([one["figures"] for one in found[minutes]], "image_auroc")
+            if minutes in found
+            else ""
+            for minutes in budgets
+        ]
+        name = list(PAPERS.values())[order]["name"]
+        lines.append(f"| {category} | {name} | {backbone} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ablations(runs: list[Run]) -> str:
+    """Markdown: what a recipe's own setting and another one in its place give."""
+    lines = [
+        "| set | method | setting | image AUROC (worst defect) | pixel AUROC | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in sorted(runs, key=lambda one: (one["method"], one["category"], str(one["set"]))):
+        given = run["set"] or {}
+        setting = ", ".join(f"`{k} = {v}`" for k, v in given.items()) or "the recipe's"
+        image = f"{_mean([run['figures']], 'image_auroc')} ({_mean([run], 'worst_defect_auroc')})"
+        cells = [
+            run["category"],
+            PAPERS[run["method"]]["name"],
+            setting,
+            image,
+            _mean([run["figures"]], "pixel_auroc"),
+            f"{run['training']['seconds'] / 60:.1f} min",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _row_key(run: Run) -> tuple[Any, ...]:
     order = list(PAPERS).index(run["method"])
     settings = (run["recipe"], run["backbone"], run["image_size"] or 0)

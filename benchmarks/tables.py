@@ -59,6 +59,26 @@ def accuracy() -> str:
     return f"{table(json.loads(path.read_text()))}\n" if path.exists() else NONE
 
 
+def training_time() -> str:
+    """Accuracy over the minutes that a training was given."""
+    return _drawn("accuracy_minutes.json", "curves")
+
+
+def ablations() -> str:
+    """A recipe's own settings against others."""
+    return _drawn("ablations.json", "ablations")
+
+
+def _drawn(name: str, function: str) -> str:
+    import accuracy_table
+
+    path = RESULTS / name
+    if not path.exists():
+        return NONE
+    runs = json.loads(path.read_text())
+    return f"{getattr(accuracy_table, function)(runs)}\n"
+
+
 def precision() -> str:
     """Each precision against FP32: agreement from the certificates, speed from a run of its own."""
     text = ""
@@ -263,7 +283,11 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "swaps": stream_tables.swaps,
         "faults": stream_tables.faults,
     },
-    ROOT / "docs" / "methods.md": {"choosing": choosing},
+    ROOT / "docs" / "methods.md": {
+        "choosing": choosing,
+        "training_time": training_time,
+        "ablations": ablations,
+    },
     ROOT / "docs" / "plc.md": {"outputs": outputs},
     ROOT / "docs" / "serve.md": {"serving": serving},
     ROOT / "docs" / "versions.md": {"engines": engines},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgead.errors import ConfigError
 from edgead.models.backbones import DEFAULT_BACKBONE
@@ -34,6 +35,7 @@ def make_method(
     image_size: int | None = None,
     batch: int | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Method:
     """An untrained method.
 
@@ -45,9 +47,12 @@ def make_method(
         image_size: Side of the engine input; None takes the recipe's.
         batch: Images a step, for TrisimpleNet's edge recipe patches; None takes the recipe's.
         seed: Of everything that is drawn.
+        settings: Fields of the method's config put in the place of the recipe's, for what a paper leaves
+            open and for ablations.
 
     Raises:
-        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, BATCH, and those of the backbone.
+        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, BATCH, SETTING_UNKNOWN, and those of the
+            backbone.
     """
     if name not in METHODS:
         raise ConfigError(
@@ -70,10 +75,22 @@ def make_method(
     config = make_config(**size)
     if batch is not None:
         config = replace(config, **{_batch_field(config): batch})
+    if settings:
+        config = replace(config, **_known(settings, config, name))
     method: Method = getattr(module, class_name)(
         config, backbone=backbone, weights=weights, seed=seed
     )
     return method
+
+
+def _known(settings: Mapping[str, Any], config: Any, name: str) -> Mapping[str, Any]:
+    names = [one.name for one in fields(config)]
+    for key in settings:
+        if key not in names:
+            raise ConfigError(
+                "SETTING_UNKNOWN", f"{name} has no setting {key!r}; it has {', '.join(names)}."
+            )
+    return settings
 
 
 def batch_of(method: Method) -> int:

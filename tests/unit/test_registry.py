@@ -39,6 +39,26 @@ def test_options_reach_the_method():
     assert paper.image_size == (288, 288)
 
 
+def test_settings_take_the_place_of_the_recipes():
+    method = make_method(
+        "dfda-ad",
+        backbone="test_efficientnet",
+        weights="random",
+        settings={"train_attention": False},
+    )
+    assert not method.config.train_attention
+    assert dataclasses.replace(method.config, train_attention=True) == type(method.config).edge()
+
+
+def test_a_setting_that_the_method_lacks_is_refused():
+    with pytest.raises(ConfigError) as error:
+        make_method("dfda-ad", settings={"momentum": 0.9})
+    assert str(error.value).startswith(
+        "[SETTING_UNKNOWN] dfda-ad has no setting 'momentum'; it has image_size, attention, "
+    )
+    assert ", train_attention, " in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
