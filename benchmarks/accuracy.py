@@ -10,9 +10,8 @@ already, with the same settings and the same training images, is passed over. Th
 only to measure.
 
 Several ``--minutes`` give the curve of accuracy over training time: each is a training of its own, since learning
-rates follow the time that is given. ``--set`` puts values in the
-place of a recipe's own, for ablations. ``--table`` draws the results as Markdown beside the papers' figures; ``tables.py``
-puts it into the README.
+rates follow the time that is given. ``--set`` puts values in the place of a recipe's own, for ablations.
+``--table`` draws the results as Markdown beside the papers' figures; ``tables.py`` puts it into the README.
 """
 
 from __future__ import annotations
