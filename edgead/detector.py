@@ -47,7 +47,8 @@ class Detector:
         threads: CPU threads of the engine; 0 leaves the choice to it.
         score_only: Compute verdict and score alone: no map, mask and regions.
         check_ranges: Refuse frames outside the commissioned brightness and sharpness.
-        self_check: Judge the bundle's golden images at the start.
+        self_check: Judge the bundle's golden images at the start; a bundle that has none is run, with
+            a warning in the log.
         recheck_minutes: Judge them again every so many minutes, beside the frames. While the latest
             check has failed, every frame raises MODEL_UNVERIFIED.
         cache_dir: Folder for what the engine compiles; None keeps nothing on disk.
@@ -224,7 +225,7 @@ class Detector:
 
     @property
     def unverified(self) -> str:
-        """Why the latest golden check failed; empty when it held."""
+        """Why the latest golden check failed; empty when it held, or when there are no golden images."""
         return self._models.live.unverified
 
     def verify(self, *, strict: bool = False) -> dict[str, Any]:
@@ -239,7 +240,7 @@ class Detector:
             ``ok``, ``worst`` (largest score difference over what is allowed) and ``images``.
 
         Raises:
-            BundleError: GOLDEN, with ``strict``.
+            BundleError: GOLDEN, with ``strict``; GOLDEN_NONE when there are none to judge.
         """
         self._check_state()
         with self._models.using() as (model, _):

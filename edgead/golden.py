@@ -12,6 +12,7 @@ import numpy as np
 
 from edgead import images
 from edgead.bundle import Bundle
+from edgead.errors import BundleError
 from edgead.frame import Frame, PixelFormat
 from edgead.scorer import Scorer
 
@@ -43,7 +44,16 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
     Returns:
         ``ok``; ``worst``, the largest difference over what is allowed; ``images``, one entry each
         with name, kind, expected, score, allowed, over and verdict.
+
+    Raises:
+        BundleError: GOLDEN_NONE when the bundle has none: what cannot fail is no check.
     """
+    if not bundle.manifest.golden:
+        raise BundleError(
+            "GOLDEN_NONE",
+            "the bundle has no golden images: nothing shows whether this machine scores as it should.",
+            "Commission it: edgead commission BUNDLE GOOD.",
+        )
     limits = bundle.manifest.thresholds
     entries: list[dict[str, Any]] = []
     for golden in bundle.manifest.golden:
@@ -65,5 +75,5 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
                 "verdict": verdict,
             }
         )
-    worst = max((entry["over"] for entry in entries), default=0.0)
+    worst = max(entry["over"] for entry in entries)
     return {"ok": bool(worst <= 1), "worst": worst, "images": entries}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from edgead.stream.drift_reference import DriftReference
 
 __all__ = ["LoadedBundle"]
+
+_log = logging.getLogger("edgead")
 
 
 class LoadedBundle:
@@ -82,7 +85,7 @@ class LoadedBundle:
                 score_only=score_only,
             )
             if self_check:
-                self.verify(strict=True)
+                self._check_at_start()
         except BaseException:
             self._backend.close()
             raise
@@ -115,7 +118,9 @@ class LoadedBundle:
         try:
             result = check_golden(self.bundle, self._scorer, self.choice.precision)
         except EdgeadError as error:
-            self.unverified = f"its golden images cannot be judged: {error}"
+            # Without golden images nothing has failed: the bundle runs as it always did, and says so.
+            if error.code != "GOLDEN_NONE":
+                self.unverified = f"its golden images cannot be judged: {error}"
             raise
         self.unverified = "" if result["ok"] else self._worst_of(result)
         if strict and self.unverified:
@@ -152,6 +157,14 @@ class LoadedBundle:
             appearance=scored.appearance,
             engine_hash=self._engine_hash,
         )
+
+    def _check_at_start(self) -> None:
+        try:
+            self.verify(strict=True)
+        except BundleError as error:
+            if error.code != "GOLDEN_NONE":
+                raise
+            _log.warning("%s It runs unchecked.", error)
 
     def _worst_of(self, result: dict[str, Any]) -> str:
         worst = max(result["images"], key=lambda image: float(image["over"]))

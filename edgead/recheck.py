@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from edgead.errors import ConfigError
+from edgead.errors import ConfigError, EdgeadError
 
 __all__ = ["Recheck"]
 
@@ -45,5 +45,7 @@ class Recheck:
         while not self._closed.wait(self._seconds):
             try:
                 self._check()
+            except EdgeadError as error:
+                _log.warning("a scheduled check could not be carried out: %s", error)
             except Exception:
                 _log.exception("a scheduled check could not be carried out")

@@ -37,6 +37,7 @@ ABOUT: dict[str, Any] = {
     "pixel_threshold": 0.3,
     "score_scale": 0.25,
     "good_scores": [0.1, 0.2, 0.3],
+    "golden_images": 4,
     "promise": "3 held-out good images prove little.",
     "certificates": [],
 }

@@ -34,7 +34,7 @@ def verify(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Judge the bundle's golden images on this machine; exit 1 when a score is off.
+    """Judge the bundle's golden images on this machine; exit 1 when a score is off, 2 without any.
 
     Example: edgead verify part.edgead --backend onnxruntime
     """
@@ -85,6 +85,7 @@ def inspect(
         ("method", f"{manifest.method} on {manifest.backbone} ({training.weights})"),
         ("input", f"{manifest.input.size[1]}x{manifest.input.size[0]}"),
         ("frame", f"{manifest.frame.format.value}, {_size(manifest.frame.size)}"),
+        ("golden images", str(len(manifest.golden) or "none: nothing checks its scores")),
         ("trained on", f"{training.images} good images, {training.seconds:.0f} s"),
         ("threshold", f"{limits.threshold:.5g} ({limits.how}, {limits.images} good images)"),
         (

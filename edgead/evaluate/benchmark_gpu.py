@@ -37,7 +37,8 @@ def gpu_figures(detector: Detector, frames: Sequence[Frame]) -> dict[str, Any] |
         ``device`` and ``cuda``; ``whole_frame`` and ``why_on_cpu``: whether resize and heat map run
         on the GPU, and if not, why; ``split_ms``: medians of copy in, compute and copy out of the
         engine alone, as trtexec splits them; ``memory``: mapped against pinned memory, with the best;
-        ``golden``: ok and worst; ``parity``: against a CPU back end at FP32, None without one.
+        ``golden``: ok and worst, None without golden images; ``parity``: against a CPU back end at
+        FP32, None without one.
     """
     name, precision = detector.choice.backend, detector.choice.precision
     if not name.startswith("tensorrt"):
@@ -47,7 +48,7 @@ def gpu_figures(detector: Detector, frames: Sequence[Frame]) -> dict[str, Any] |
     model = bundle.members[member_for(name, precision, bundle.members)]
     manifest = bundle.manifest
     why = why_on_cpu(name, manifest.view, manifest.frame.format)
-    golden = detector.verify()
+    golden = detector.verify() if manifest.golden else None
     return {
         "device": gpu.to_json(),
         "cuda": cuda.version,
@@ -55,7 +56,7 @@ def gpu_figures(detector: Detector, frames: Sequence[Frame]) -> dict[str, Any] |
         "why_on_cpu": why,
         "split_ms": _split(model, name, precision),
         "memory": compare_memory(model, name=name, precision=precision),
-        "golden": {"ok": golden["ok"], "worst": golden["worst"]},
+        "golden": golden and {"ok": golden["ok"], "worst": golden["worst"]},
         "parity": _parity(detector, frames[:_PARITY_FRAMES]),
     }
 

@@ -147,6 +147,10 @@ def test_a_wrong_graph_is_found_by_scores_and_golden_images():
     made = issue(bundle, frames(), backend="openvino", precision="int8")
     assert not made["passed"]
     assert any("golden image" in reason for reason in made["reasons"])
+    bare = bundle.with_members({}, golden=[])  # the frames alone then: no figure, and no praise
+    made = issue(bare, frames(), backend="openvino", precision="int8")
+    assert not made["passed"]
+    assert made["figures"]["golden_worst"] is None
 
 
 def test_a_new_certificate_takes_the_old_ones_place():

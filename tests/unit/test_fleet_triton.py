@@ -202,6 +202,26 @@ def test_engine_that_answers_otherwise(server: Server) -> None:
     assert not server.judge(gravel_frame().pixels).has_error()
 
 
+def test_bundle_without_golden_images_is_served_and_said_to_be_unchecked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = tiny_bundle().with_members(
+        {"golden/good_0.png": None, "golden/defect_0.png": None}, golden=[]
+    )
+    write_bundle(tmp_path / "bare.edgead", bare)
+    export_triton(tmp_path / "bare.edgead", tmp_path / "models", name="line3")
+    server = Server(tmp_path / "models", "line3")
+    try:
+        for _ in range(2):
+            assert not server.judge(tiny_frame()).has_error()
+    finally:
+        server.close()
+    assert caplog.messages == [
+        "[GOLDEN_NONE] the bundle has no golden images: nothing shows whether this machine scores "
+        "as it should. Commission it: edgead commission BUNDLE GOOD. It runs unchecked."
+    ]
+
+
 def test_bundle_that_is_not_the_configurations(repository: Path) -> None:
     write_bundle(repository / "edgead" / "1" / "part.edgead", tiny_bundle())
     with pytest.raises(BundleError) as error:

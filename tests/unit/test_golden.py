@@ -100,9 +100,14 @@ def test_golden_defects_may_leave_the_commissioned_ranges():
         assert detector.verify()["ok"]
 
 
-def test_a_bundle_without_golden_images():
+def test_a_bundle_without_golden_images_cannot_be_found_sound():
     bundle = Bundle.build(tiny_manifest(), {"model.onnx": TINY_MODEL})
-    assert check_golden(bundle, Fixed(bundle), "fp32") == {"ok": True, "worst": 0.0, "images": []}
+    with pytest.raises(BundleError) as error:
+        check_golden(bundle, Fixed(bundle), "fp32")
+    assert str(error.value) == (
+        "[GOLDEN_NONE] the bundle has no golden images: nothing shows whether this machine scores "
+        "as it should. Commission it: edgead commission BUNDLE GOOD."
+    )
 
 
 @pytest.mark.parametrize("fmt", PixelFormat)

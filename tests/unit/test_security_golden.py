@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,11 @@ import pytest
 from bundles import tiny_bundle, tiny_frame
 
 from edgead import Detector
+from edgead.bundle import Bundle, write_bundle
+from edgead.cli import main
 from edgead.errors import BackendError, BundleError, ConfigError
 from edgead.recheck import Recheck
+from edgead.reliability.soak import soak
 from edgead.scorer import Scorer
 
 
@@ -144,3 +150,74 @@ def test_what_it_is_there_to_find(wrong: str, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises((BundleError, BackendError)) as error:
         Detector(tiny_bundle(), backend="openvino")
     assert error.value.code in ("GOLDEN", "BACKEND_DEGENERATE")
+
+
+_NONE = (
+    "[GOLDEN_NONE] the bundle has no golden images: nothing shows whether this machine scores as it "
+    "should. Commission it: edgead commission BUNDLE GOOD."
+)
+
+
+@pytest.fixture(scope="module")
+def bare() -> Bundle:
+    """A bundle without golden images."""
+    return tiny_bundle().with_members(
+        {"golden/good_0.png": None, "golden/defect_0.png": None}, golden=[]
+    )
+
+
+def test_a_bundle_without_golden_images_runs_and_is_never_called_sound(
+    bare: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Detector(bare, backend="openvino", threads=1) as detector:
+        assert caplog.messages == [f"{_NONE} It runs unchecked."]
+        for _ in range(2):  # asking changes nothing
+            with pytest.raises(BundleError) as error:
+                detector.verify()
+            assert str(error.value) == _NONE
+            assert detector.unverified == ""
+            assert detector(tiny_frame()).accept
+        detector.swap(tiny_bundle())
+        assert detector.verify()["ok"]
+        caplog.clear()
+        detector.swap(bare)
+        assert caplog.messages == [f"{_NONE} It runs unchecked."]
+
+
+def test_a_schedule_without_golden_images_says_so_each_time(
+    bare: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("a scheduled"):
+                said.set()
+
+    logging.getLogger("edgead").addHandler(listener := Listener())
+    try:
+        with Detector(bare, backend="openvino", threads=1, recheck_minutes=0.02 / 60) as detector:
+            assert said.wait(60)
+            assert detector(tiny_frame()).accept
+    finally:
+        logging.getLogger("edgead").removeHandler(listener)
+    assert f"a scheduled check could not be carried out: {_NONE}" in caplog.messages
+    assert "Traceback" not in caplog.text
+
+
+def test_verify_and_inspect_without_golden_images(
+    bare: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "bare.edgead", bare)
+    for command, code in (("verify", 2), ("inspect", 0)):
+        monkeypatch.setattr(sys, "argv", ["edgead", command, str(tmp_path / "bare.edgead")])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+    shown, said = capfd.readouterr()
+    assert said == f"error: {_NONE}\n"
+    assert "golden images none: nothing checks its scores" in " ".join(shown.split())
+
+
+def test_soak_without_golden_images_leaves_their_figure_out(bare: Bundle) -> None:
+    assert soak(bare, minutes=0.01, backend="openvino", threads=1)["golden_ok"] is None

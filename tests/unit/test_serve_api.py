@@ -147,6 +147,16 @@ def test_a_model_that_may_not_be_trusted_judges_nothing() -> None:
     assert {"name": "model", "ok": False, "text": why} in ready.json()["checks"]
 
 
+def test_a_model_without_golden_images_is_said_to_be_unchecked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ABOUT, "golden_images", 0)
+    with served() as (_, client):
+        checks = client.get("/readyz").json()["checks"]
+    text = "it has no golden images: nothing checks its scores"
+    assert {"name": "model", "ok": True, "text": text} in checks
+
+
 def test_more_images_than_may_wait_are_told_to_come_again() -> None:
     go_on, inside = threading.Event(), threading.Semaphore(0)
 

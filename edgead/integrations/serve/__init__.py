@@ -202,7 +202,7 @@ def open_line(
         stream=running,
         board=board,
         pictures=pictures,
-        readiness=Readiness(running, board, unverified),
+        readiness=Readiness(running, board, unverified, lambda: int(about()["golden_images"])),
         judge=judge,
         unverified=unverified,
         about=about,

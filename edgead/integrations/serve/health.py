@@ -38,10 +38,18 @@ class Readiness:
         stream: The line.
         board: What was handed over.
         unverified: Why the latest golden check failed; empty when it held.
+        golden_images: How many the model has; without any nothing is checked.
     """
 
-    def __init__(self, stream: Stream, board: Board, unverified: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        board: Board,
+        unverified: Callable[[], str],
+        golden_images: Callable[[], int],
+    ) -> None:
         self._stream, self._board, self._unverified = stream, board, unverified
+        self._golden_images = golden_images
         self._latest: tuple[float, list[Check]] = (0.0, [])
 
     def recent(self) -> list[Check]:
@@ -101,4 +109,6 @@ class Readiness:
 
     def _model(self) -> Check:
         why = self._unverified()
+        if not why and not self._golden_images():
+            return Check("model", True, "it has no golden images: nothing checks its scores")
         return Check("model", not why, why or "its golden images score as they should")

@@ -148,6 +148,7 @@ def about_detector(detector: Detector) -> dict[str, Any]:
         "pixel_threshold": limits.pixel_threshold,
         "score_scale": limits.score_scale,
         "good_scores": limits.good_scores,
+        "golden_images": len(manifest.golden),
         "promise": promise_sentence(
             limits.images,
             limits.bound,
