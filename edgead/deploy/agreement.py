@@ -70,6 +70,8 @@ class Agreement:
         score_change_mean: Mean signed change, score_scale.
         flips: Verdicts that differ, outside the band.
         flips_in_band: Verdicts that differ, inside it.
+        flip_distance: How far from the threshold the farthest of both kinds lies in FP32, score_scale: the band
+            that no flip would leave; 0 without any.
         auroc_fp32: Image AUROC of FP32.
         auroc: Image AUROC of the precision.
         auroc_loss: Their difference; negative where the precision happens to be better.
@@ -88,6 +90,7 @@ class Agreement:
     score_change_mean: float
     flips: int
     flips_in_band: int
+    flip_distance: float
     auroc_fp32: float | None
     auroc: float | None
     auroc_loss: float | None
@@ -102,7 +105,10 @@ class Agreement:
         """The limits that are not held, in words."""
         found = []
         if self.flips > limits.flips:
-            found.append(f"{self.flips} verdicts flip (limit {limits.flips})")
+            found.append(
+                f"{self.flips} verdicts flip (limit {limits.flips}), the farthest "
+                f"{self.flip_distance:.3f} score_scale from the threshold (band {limits.band:g})"
+            )
         if self.rank_correlation < limits.rank_correlation:
             found.append(
                 f"rank correlation {self.rank_correlation:.4f} (limit {limits.rank_correlation:g})"
@@ -129,7 +135,8 @@ def agreement(
     top = threshold + _FAR * scale
     near = (np.minimum(found.scores, top) - np.minimum(reference.scores, top)) / scale
     flipped = (found.scores > threshold) != (reference.scores > threshold)
-    in_band = np.abs(reference.scores - threshold) <= limits.band * scale
+    distance = np.abs(reference.scores - threshold) / scale
+    in_band = distance <= limits.band
     labels = np.array([frame.is_defect for frame in frames])
     before, after = image_auroc(reference.scores, labels), image_auroc(found.scores, labels)
     before_maps, after_maps = _smoothed(manifest, reference), _smoothed(manifest, found)
@@ -144,6 +151,7 @@ def agreement(
         score_change_mean=float(change.mean()),
         flips=int((flipped & ~in_band).sum()),
         flips_in_band=int((flipped & in_band).sum()),
+        flip_distance=float(distance[flipped].max(initial=0.0)),
         auroc_fp32=before,
         auroc=after,
         auroc_loss=_loss(before, after),

@@ -281,7 +281,7 @@ def _read_floats(
     OpenVINO computed wrong values where such a rounded tensor was sliced in front of a float layer. In
     ``u8s8`` what a quantised node gives is rounded already.
     """
-    inputs = {node.name: list(node.input) for node in before.graph.node}
+    inputs = {tuple(node.output): list(node.input) for node in before.graph.node}
     exact = {
         name
         for node in before.graph.node
@@ -289,9 +289,9 @@ def _read_floats(
         for name in node.output
     }
     for node in model.graph.node:
-        if node.name in chosen or node.name not in inputs:
+        if node.name in chosen:
             continue
-        for index, name in enumerate(inputs[node.name]):
+        for index, name in enumerate(inputs.get(tuple(node.output), [])):
             if name in exact:
                 node.input[index] = name
 

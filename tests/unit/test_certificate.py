@@ -72,7 +72,9 @@ def test_a_flip_counts_outside_the_band_alone():
     found = compared(before, after)
     assert (found.flips, found.flips_in_band) == (1, 1)
     assert found.score_change_max == pytest.approx(0.5)
-    assert found.misses(Limits())[0] == "1 verdicts flip (limit 0)"
+    assert found.misses(Limits())[0] == (
+        "1 verdicts flip (limit 0), the farthest 0.400 score_scale from the threshold (band 0.01)"
+    )
     assert found.misses(Limits(flips=1, rank_correlation=0.5)) == []
 
 

@@ -59,6 +59,28 @@ def test_each_precision_has_its_own_room(precision, inside, outside):
     assert not check_golden(bundle, Fixed(bundle, outside), precision)["ok"]
 
 
+def test_how_far_a_defect_lies_does_not_matter_to_int8():
+    """Eight bits are clipped: a defect whose score explodes in FP32 may score otherwise, if far enough."""
+    tiny = tiny_bundle()
+    far = [
+        msgspec.structs.replace(golden, score=golden.score + 50.0 * (golden.verdict == "DEFECT"))
+        for golden in tiny.manifest.golden
+    ]
+    assert any(golden.score > 50 for golden in far)
+    manifest = msgspec.structs.replace(tiny.manifest, golden=tuple(far))
+    bundle = Bundle(manifest, tiny.members, tiny.hash)
+
+    def scored(defects):
+        scorer = Fixed(bundle)
+        scorer._left = [defects if golden.score > 50 else golden.score for golden in far]
+        return scorer
+
+    assert check_golden(bundle, scored(120.0), "int8")["ok"]
+    assert check_golden(bundle, scored(2.0), "int8")["ok"]
+    assert not check_golden(bundle, scored(0.4), "int8")["ok"], "on the wrong side of the threshold"
+    assert not check_golden(bundle, scored(120.0), "bf16")["ok"]
+
+
 def test_a_verdict_that_tips_far_from_the_threshold_fails():
     bundle = tiny_bundle()
     worst = check_golden(bundle, Fixed(bundle, 0.12), "int8")

@@ -209,7 +209,7 @@ GOOD = Agreement(
     frames=10, rank_correlation=1.0, score_change_max=0.0, score_change_rms=0.0,
     score_change_mean=0.0, flips=0, flips_in_band=0, auroc_fp32=1.0, auroc=1.0, auroc_loss=0.0,
     pixel_auroc_fp32=1.0, pixel_auroc=1.0, pixel_auroc_loss=0.0, map_correlation=1.0,
-    map_correlation_min=1.0, mask_iou=1.0,
+    map_correlation_min=1.0, mask_iou=1.0, flip_distance=0.0,
 )  # fmt: skip
 HARM = {"a": 0.5, "b": 0.01, "c": 0.2, "d": 0.01, "e": 0.02}
 
