@@ -76,18 +76,26 @@ def fuzz(
 
 
 def crashtest(
-    kills: Annotated[int, typer.Option(help="How often a writer is killed.")] = 1000,
+    part: Annotated[
+        str, typer.Argument(help="all, writes, powercut, train, quantize, build or run.")
+    ] = "all",
+    kills: Annotated[
+        int | None, typer.Option(help="How often each is killed; by default a release's number.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where to write.")] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Kill -9 writers at random moments; exit 1 when a file is torn or a written row is lost.
+    """Kill -9 at random points of writing, training, quantising, building and running.
 
-    Example: edgead crashtest --json
+    Exit 1 when a file is torn, a written row is lost, or what was killed cannot go on.
+
+    Example: edgead crashtest --json; edgead crashtest train --kills 20
     """
-    from edgead.reliability.crash import crashtest as run
+    from edgead.reliability.crash_suite import crash_suite
 
-    _finish(run(kills=kills, seed=seed, folder=folder), as_json, "crashtest")
+    result = crash_suite(part, kills=kills, seed=seed, folder=folder, progress=say)
+    _finish(result, as_json, f"crashtest {part}")
 
 
 def soak(
@@ -187,6 +195,8 @@ def sign(
 def _finish(result: dict[str, Any], as_json: bool, title: str) -> None:
     """Print, and exit 1 when the claim did not hold."""
     rows = [(key, value) for key, value in result.items() if not isinstance(value, dict)]
+    for name, figures in result.get("jobs", {}).items():
+        rows += [(f"  {name}: {key}", value) for key, value in figures.items()]
     emit(result, as_json, lambda: table(title, [(key, str(value)) for key, value in rows]))
     if not result["ok"]:
         raise typer.Exit(1)

@@ -125,15 +125,16 @@ def powercut(*, rows: int = 200, cuts: int = 400, seed: int = 0) -> dict[str, An
     """Replay a power cut on the journal: its newest file cut or filled with rubbish at any byte.
 
     After each acknowledged row the size of the write-ahead log is noted: up to there it was synced.
-    Then copies are cut at random bytes, some with rubbish behind, as a torn write leaves it, and
-    opened: every row that was acknowledged before the cut must be there, and the chain whole.
+    Then copies are cut at each of these places and at ``cuts`` random bytes, some with rubbish
+    behind, as a torn write leaves it, and opened: every row that was acknowledged before the cut
+    must be there, and the chain whole.
 
     Returns:
         ``rows``, ``cuts``, ``lost`` (acknowledged rows that are gone), ``broken`` (chains),
         ``fewest`` and ``most`` rows that a cut left, and ``ok``.
     """
     draw = random.Random(seed)
-    figures: dict[str, Any] = {"rows": rows, "cuts": cuts, "lost": 0, "broken": 0}
+    figures: dict[str, Any] = {"rows": rows, "cuts": rows + 1 + cuts, "lost": 0, "broken": 0}
     left: list[int] = []
     with _folder(None) as place:
         path = place / "journal.db"
@@ -145,8 +146,9 @@ def powercut(*, rows: int = 200, cuts: int = 400, seed: int = 0) -> dict[str, An
             journal.write(_outcome(number))
             synced.append((log.stat().st_size, number))
         main, whole = path.read_bytes(), log.read_bytes()
-        for _ in range(cuts):
-            at = draw.randrange(synced[0][0], len(whole) + 1)
+        places = [size for size, _ in synced]
+        places += [draw.randrange(synced[0][0], len(whole) + 1) for _ in range(cuts)]
+        for at in places:
             torn = whole[:at] + draw.choice((b"", draw.randbytes(4096), bytes(8192)))
             with _folder(None) as copy:
                 (copy / "journal.db").write_bytes(main)

@@ -66,8 +66,8 @@ def soak(
         ``slope_interval`` and ``half_width_mb_per_hour``; ``rss_mb`` at the start, after the warm-up
         and at the end; ``handles`` and ``threads`` gained since the warm-up; ``p50_ms`` of the first
         and last quarter after it and ``p50_drift``; ``golden_ok``, None without golden images;
-        ``is_flat``: the interval covers 0 or lies below it; ``ok``: flat, nothing gained, drift under 2 %, golden images as at the
-        start. A short run is wide, not wrong: read the half-width.
+        ``is_flat``: the interval covers 0 or lies below it; ``ok``: flat, nothing gained, drift under
+        2 %, golden images as at the start. A short run is wide, not wrong: read the half-width.
     """
     with Detector(
         bundle, backend=backend, precision=precision, threads=threads, check_ranges=False

@@ -156,7 +156,8 @@ def test_sign_and_inspect(
         (["fuzz", "engine-header", "--runs", "50"], 0),
         (["fuzz", "socks"], 2),
         (["fuzz", "image", "--exhaustive"], 2),
-        (["crashtest", "--kills", "6"], 0),
+        (["crashtest", "writes", "--kills", "6"], 0),
+        (["crashtest", "socks"], 2),
         (["journal", "dance", "x.db"], 2),
     ],
 )
