@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,6 +17,14 @@ from edgead.errors import BackendError
 
 __all__ = ["OnnxRuntimeBackend"]
 
+#: What of a model may be too new -> how ONNX Runtime says so: the model's number, and its own.
+_TOO_NEW = {
+    "opset": re.compile(r"Opset (\d+) is under development.*till opset (\d+)", re.DOTALL),
+    "ONNX IR version": re.compile(r"model IR version: (\d+), max supported IR version: (\d+)"),
+}
+#: In front of its words: its kind of error, and the line and signature of its source.
+_ORIGIN = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:\S+:\d+ .+?\([^()]*\) )?")
+
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -28,8 +37,8 @@ class OnnxRuntimeBackend:
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
 
     Raises:
-        BackendError: PROVIDER when ONNX Runtime is not installed, MODEL_REFUSED when it refuses the
-            model.
+        BackendError: PROVIDER when ONNX Runtime is not installed, MODEL_VERSION when the model is
+            newer than it is, MODEL_REFUSED when it refuses the model.
     """
 
     name = "onnxruntime"
@@ -55,11 +64,7 @@ class OnnxRuntimeBackend:
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime raises seven unrelated types here
-            raise BackendError(
-                "MODEL_REFUSED",
-                f"onnxruntime {self.version} refuses the model: {_first_line(error)}",
-                "Check the bundle: edgead verify BUNDLE --backend openvino.",
-            ) from error
+            raise _refusal(self.version, error) from error
         self.inputs: Mapping[str, TensorSpec] = {
             s.name: s for s in map(_spec, self._session.get_inputs())
         }
@@ -121,6 +126,22 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, shape, _DTYPES.get(node.type, node.type))
 
 
+def _refusal(version: str, error: Exception) -> BackendError:
+    for what, sign in _TOO_NEW.items():
+        found = sign.search(str(error))
+        if found is not None:
+            return BackendError(
+                "MODEL_VERSION",
+                f"the model is of {what} {found[1]}; onnxruntime {version} reads up to {found[2]}.",
+                "pip install -U onnxruntime, or judge with --backend openvino.",
+            )
+    return BackendError(
+        "MODEL_REFUSED",
+        f"onnxruntime {version} refuses the model: {_first_line(error)}",
+        "Check the bundle: edgead verify BUNDLE --backend openvino.",
+    )
+
+
 def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
+    lines = _ORIGIN.sub("", str(error)).splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -234,12 +234,15 @@ class Run:
         from edgead.stream.replay import read_replay
 
         self.is_complete = end.is_whole
+        found: dict[str, Any] = {"ok": True, "rows": 0}
         try:
-            found: dict[str, Any] = {"ok": True, "rows": 0}
-            if self._path.exists():
-                found = verify_journal(self._path)
             for path in self._rejects.glob("*.replay"):
                 read_replay(path)
+        except EdgeadError as error:
+            return "torn", str(error)
+        try:
+            if self._path.exists():
+                found = verify_journal(self._path)
         except EdgeadError as error:
             # A journal without a first row has nothing to verify yet.
             return ("torn", str(error)) if end.acknowledged or self.about["rows"] else ("", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,25 @@ def test_heads_that_lack_what_they_need() -> None:
     )
 
 
+@pytest.mark.parametrize("what", ["opset", "ONNX IR version"])
+def test_a_model_that_is_newer_than_onnx_runtime(what: str) -> None:
+    import onnx
+
+    model = onnx.load_from_string(TINY_MODEL)
+    if what == "opset":
+        model.opset_import[0].version = 999
+    else:
+        model.ir_version = 999
+    with pytest.raises(BackendError) as error:
+        open_backend("onnxruntime", {"model.onnx": model.SerializeToString()})
+    told = re.fullmatch(
+        rf"\[MODEL_VERSION\] the model is of {what} 999; onnxruntime [0-9.]+ reads up to [0-9]+\. "
+        r"pip install -U onnxruntime, or judge with --backend openvino\.",
+        str(error.value),
+    )
+    assert told, str(error.value)
+
+
 def test_back_ends_that_refuse() -> None:
     with pytest.raises(BackendError) as error:
         open_backend("openvino", {"model.onnx": b"rubbish"})
@@ -258,6 +278,11 @@ def test_back_ends_that_refuse() -> None:
     with pytest.raises(BackendError) as error:
         open_backend("onnxruntime", {"model.onnx": b"rubbish"})
     assert error.value.code == "MODEL_REFUSED"
+    version = error.value.message.split()[1]
+    assert str(error.value) == (
+        f"[MODEL_REFUSED] onnxruntime {version} refuses the model: Failed to load model because "
+        "protobuf parsing failed. Check the bundle: edgead verify BUNDLE --backend openvino."
+    )
     with pytest.raises(BundleError) as missing:
         member_for("openvino", "int8", {"model.onnx": b""})
     assert str(missing.value) == (

@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import random
-import string
 import traceback
 from urllib.parse import quote, quote_plus
 
 import pytest
+from odd_passwords import odd_passwords
 
 from edgead.errors import SourceError
 from edgead.urls import SourceUrl
-
-_ODD = string.ascii_letters + string.digits + "@:/?#[]!$&'()*+,;=%\"\\<>^`{|}~ é€"
-
-
-def _odd_passwords(count: int) -> list[str]:
-    draw = random.Random(7)
-    return ["".join(draw.choices(_ODD, k=draw.randint(6, 20))) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +45,7 @@ def test_shown_form(address: str, shown: str) -> None:
 @pytest.mark.parametrize("place", ["userinfo", "encoded", "path", "query", "typing error"])
 def test_500_odd_passwords_appear_nowhere(place: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for password in _odd_passwords(100):
+    for password in odd_passwords(100):
         in_url = quote(password, safe="")
         address = {
             "userinfo": f"rtsp://admin:{password}@10.0.0.5:554/ch1",
@@ -99,7 +91,7 @@ def test_500_odd_passwords_appear_nowhere(place: str, caplog: pytest.LogCaptureF
 def test_addresses_that_are_no_source_do_not_show_it_either(form: str) -> None:
     from edgead.stream.sources.uri import parse_source
 
-    for password in _odd_passwords(40):
+    for password in odd_passwords(40):
         password = password.replace("/", "x")
         with pytest.raises(SourceError) as error:
             parse_source(form.format(password))

@@ -41,7 +41,7 @@ class CaptureConfig:
         settings: width, height, fps, fourcc of a USB camera.
     """
 
-    target: str
+    target: str = field(repr=False)
     api: Literal["FFMPEG", "V4L2", "GSTREAMER"]
     open_ms: int = 5000
     read_ms: int = 2000
