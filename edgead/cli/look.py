@@ -15,6 +15,7 @@ from edgead.cli.common import (
     PrecisionOption,
     emit,
     number,
+    positive,
     table,
 )
 
@@ -32,6 +33,10 @@ def verify(
     bundle: BundleArgument,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Also from so many threads at once: every bit as from one.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="With --threads: frames that each judges.")] = 10_000,
     as_json: JsonOption = False,
 ) -> None:
     """Judge the bundle's golden images on this machine; exit 1 when a score is off, 2 without any.
@@ -39,14 +44,31 @@ def verify(
     Example: edgead verify part.edgead --backend onnxruntime
     """
     from edgead.detector import Detector
+    from edgead.golden import golden_frame
+    from edgead.testing.threads import same_bits_from_threads
 
-    with Detector(bundle, backend=backend, precision=precision, self_check=False) as detector:
+    positive("threads", threads)
+    positive("frames", frames)
+    with Detector(
+        bundle, backend=backend, precision=precision, self_check=False, check_ranges=False
+    ) as detector:
         result = detector.verify()
+        if threads is not None and result["ok"]:
+            golden = [
+                golden_frame(detector.bundle, one.name) for one in detector.bundle.manifest.golden
+            ]
+            found = same_bits_from_threads(detector, golden, threads=threads, frames_each=frames)
+            same = not found["differing"] and not found["errors"]
+            result |= {"threads": found, "ok": same}
     rows: list[tuple[str, Any]] = [("ok", str(result["ok"])), ("worst", result["worst"])]
     rows += [
         (f"  {one['name']}", f"{one['score']:.5g}, expected {one['expected']:.5g}")
         for one in result["images"]
     ]
+    if "threads" in result:
+        told = result["threads"]
+        differing = f"{told['differing']} of {told['frames']} frames differ"
+        rows.append((f"{told['threads']} threads", "; ".join([differing, *told["errors"]])))
     emit(result, as_json, lambda: table("golden images", rows))
     if not result["ok"]:
         raise typer.Exit(1)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["same_bits_from_threads"]
 
 
 def same_bits_from_threads(
     detector: Callable[[Any], Any],
-    frames: Sequence[NDArray[Any]],
+    frames: Sequence[Any],
     *,
     threads: int = 16,
     frames_each: int = 10_000,

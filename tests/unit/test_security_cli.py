@@ -150,6 +150,29 @@ def test_sign_and_inspect(
         )
 
 
+def test_many_threads_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "part.edgead"
+    write_bundle(path, tiny_bundle())
+    words = ("verify", str(path), "--threads", "4", "--frames", "20")
+    assert _run(monkeypatch, *words, "--json") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["threads"] == {"threads": 4, "frames": 80, "differing": 0, "errors": []}
+    assert _run(monkeypatch, *words) == 0
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "4 threads 0 of 80 frames differ" in shown
+    assert _run(monkeypatch, *words[:3], "0") == 2
+    assert capfd.readouterr().err == "error: [OPTION] --threads is 0; want more than 0.\n"
+
+    def differing(*_: object, **__: object) -> dict[str, object]:
+        return {"threads": 4, "frames": 80, "differing": 1, "errors": []}
+
+    monkeypatch.setattr("edgead.testing.threads.same_bits_from_threads", differing)
+    assert _run(monkeypatch, *words, "--json") == 1
+    assert not json.loads(capfd.readouterr().out)["ok"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
