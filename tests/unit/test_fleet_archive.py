@@ -415,7 +415,8 @@ def test_unreachable_and_lost_clusters(
         def get_current(self) -> Dataset:
             return self
 
-        def from_arrow(self, blocks: Any) -> Dataset:
+        def from_items(self, items: Any, override_num_blocks: int) -> Dataset:
+            assert len(items) == override_num_blocks
             return self
 
         def ActorPoolStrategy(self, **options: Any) -> None:
@@ -470,8 +471,8 @@ def test_rays_actors_give_the_same_rows(
             def get_current() -> Any:
                 return type("Context", (), {})()
 
-        def from_arrow(self, blocks: list[Any]) -> Data:
-            self.blocks = blocks
+        def from_items(self, items: list[Any], override_num_blocks: int) -> Data:
+            self.blocks = [pa.Table.from_pylist([item]) for item in items]
             return self
 
         def ActorPoolStrategy(self, **asked: Any) -> dict[str, Any]:
@@ -498,6 +499,47 @@ def test_rays_actors_give_the_same_rows(
     assert (result["judged"], result["codes"]) == (40, {"WORKER_LOST": 1})
     assert (options["num_cpus"], options["num_gpus"]) == (1, 0.5)
     assert options["compute"] == {"size": 3, "max_tasks_in_flight_per_actor": 2}
+
+
+def test_a_cluster_of_ones_own_is_lean_and_a_users_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edgead.integrations.fleet import on_ray
+
+    class Ray:
+        def __init__(self) -> None:
+            self.started: list[tuple[dict[str, str | None], dict[str, Any]]] = []
+
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **options: Any) -> None:
+            self.started.append(({name: os.environ.get(name) for name in switches}, options))
+
+        def shutdown(self) -> None:
+            pass
+
+    switches = {
+        "RAY_enable_metrics_collection": "false",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_worker_niceness": "0",
+    }
+    for name in switches:
+        monkeypatch.delenv(name, raising=False)
+    stand_in = Ray()
+    monkeypatch.setattr(on_ray, "ray", lambda: stand_in)
+    for address in ("local", "10.0.0.1:6379"):
+        with on_ray.connected(address, cpus=2):
+            assert not switches.keys() & os.environ.keys()
+    monkeypatch.setenv("RAY_worker_niceness", "7")
+    with on_ray.connected("local"):
+        assert os.environ.keys() & switches.keys() == {"RAY_worker_niceness"}
+    (lean, local), (plain, remote), (chosen, _) = stand_in.started
+    assert lean == switches
+    assert (local["num_cpus"], local["include_dashboard"]) == (2, False)
+    assert plain == dict.fromkeys(switches)
+    assert remote.keys() == {"address", "log_to_driver", "logging_level"}
+    assert chosen == switches | {"RAY_worker_niceness": "7"}
 
 
 def test_errors_of_ours_come_through_ray_as_themselves() -> None:
