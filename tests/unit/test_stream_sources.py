@@ -209,13 +209,59 @@ def test_unknown_kind_of_file_and_scheme(tmp_path: Path) -> None:
 def test_a_broken_video_says_so(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     path = tmp_path / "a.mp4"
-    path.write_bytes(b"not a video")
+    path.write_bytes(b"\0\0\0\x18ftypmp42 and nothing else")
     with pytest.raises(SourceError) as caught:
         open_source(path)
     assert str(caught.value) == (
         f"[SOURCE_CODEC] {path} holds no video that can be decoded. Play it elsewhere, or convert "
         "it to H.264 in MP4."
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"not a video",
+        b"ffconcat version 1.0\nfile 'other.avi'\n",
+        b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        b"v=0\r\nc=IN IP4 10.0.0.5\r\nm=video 5000 RTP/AVP 96\r\n",
+        b"",
+    ],
+)
+def test_a_list_of_other_files_under_a_video_s_name_is_not_opened(
+    tmp_path: Path, text: bytes
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(text)
+    with pytest.raises(SourceError) as caught:
+        open_source(path)
+    assert str(caught.value) == (
+        f"[SOURCE_CODEC] {path} starts with {text[:8]!r}; want a video: MP4, MOV, AVI, Matroska, "
+        "WebM, MPEG, MPEG-TS, Motion JPEG or H.264. Play it elsewhere, or convert it to H.264 in MP4."
+    )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v"), (".mkv", "MJPG")]
+)
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, codec: str
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.chdir(tmp_path)
+    writer = cv2.VideoWriter(f"good{suffix}", cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    for number in range(3):
+        writer.write(textured(number, 48, 64))
+    writer.release()
+    assert len(frames_of(open_source(f"good{suffix}"))) == 3
+    Path(f"concat:good{suffix}").write_bytes(
+        b"\xff\xd8\xff"
+    )  # its own content, and that is no video
+    with pytest.raises(SourceError) as caught:
+        open_source(f"concat:good{suffix}")
+    assert caught.value.code == "SOURCE_CODEC"
 
 
 def test_the_fixed_kinds() -> None:

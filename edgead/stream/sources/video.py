@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".mjpeg", ".mjpg", ".h264", ".ts"}
 )
 _MAX_PIXELS = 64_000_000
+#: FFmpeg goes by a file's content, not by its name: a playlist or a list of files that is called .mp4
+#: would have it open others. So the content must be one of these from its first byte on.
+_STARTS = re.compile(
+    rb"....(?:ftyp|moov|mdat|free|skip|wide)"  # MP4, MOV
+    rb"|RIFF....AVI "
+    rb"|\x1a\x45\xdf\xa3"  # Matroska, WebM
+    rb"|\xff\xd8\xff"  # Motion JPEG
+    rb"|\x00{2,3}\x01"  # MPEG, H.264
+    rb"|(?:G.{187}|.{4}G.{191})",  # MPEG-TS, of 188 or 192 bytes a packet
+    re.DOTALL,
+)
 
 
 class VideoSource:
@@ -44,7 +56,9 @@ class VideoSource:
         self._is_closed = False
         if not self.path.is_file():
             raise SourceError("SOURCE_NOT_FOUND", f"{self.path} does not exist.")
-        self._frames = _frames(self.path)
+        _check_start(self.path)
+        # Absolute: FFmpeg takes what stands before a colon in a name for a protocol.
+        self._frames = _frames(self.path.absolute())
         self._first: NDArray[np.uint8] | None = next(self._frames, None)
         if self._first is None:
             raise _cannot_decode(self.path)
@@ -67,6 +81,23 @@ class VideoSource:
         with self._lock:
             self._is_closed = True
             self._frames.close()  # type: ignore[attr-defined]
+
+
+def _check_start(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(256)
+    except OSError as error:
+        raise SourceError(
+            "SOURCE_NOT_FOUND", f"{path} cannot be read: {error.strerror}."
+        ) from error
+    if not _STARTS.match(start):
+        raise SourceError(
+            "SOURCE_CODEC",
+            f"{path} starts with {start[:8]!r}; want a video: MP4, MOV, AVI, Matroska, WebM, MPEG, "
+            "MPEG-TS, Motion JPEG or H.264.",
+            "Play it elsewhere, or convert it to H.264 in MP4.",
+        )
 
 
 def _frames(path: Path) -> Iterator[NDArray[np.uint8]]:
@@ -103,7 +134,7 @@ def _pyav_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
             "Install edgead[cpu] or edgead[video].",
         ) from error
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="bgr24")
     except (av.error.FFmpegError, IndexError) as error:
