@@ -18,6 +18,7 @@ from rich.text import Text
 from edgead.errors import ConfigError
 
 __all__ = [
+    "RECHECK_MINUTES",
     "BackendOption",
     "BundleArgument",
     "DeadlineOption",
@@ -34,6 +35,9 @@ __all__ = [
     "say",
     "table",
 ]
+
+#: A line that runs for weeks has looked at the golden images again.
+RECHECK_MINUTES = 60.0
 
 _errors = Console(stderr=True, highlight=False)
 _PIPE_WIDTH = 1000

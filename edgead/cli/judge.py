@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgead.cli.common import (
+    RECHECK_MINUTES,
     BackendOption,
     BundleArgument,
     DeadlineOption,
@@ -100,7 +101,9 @@ def run(
 
     with (
         open_outputs(out or (), fresh_s=fresh_s) as publisher,
-        Detector(bundle, backend=backend, precision=precision) as detector,
+        Detector(
+            bundle, backend=backend, precision=precision, recheck_minutes=RECHECK_MINUTES
+        ) as detector,
     ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")
         with detector.stream(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgead.cli.common import (
+    RECHECK_MINUTES,
     BackendOption,
     BundleArgument,
     DeadlineOption,
@@ -25,7 +26,6 @@ from edgead.errors import SourceError
 
 __all__ = ["register"]
 
-_RECHECK_MINUTES = 60.0  # a page that says "ready" for weeks has looked at the golden images again
 _SWITCH_S = 0.0005
 
 
@@ -89,7 +89,7 @@ def serve(
     with (
         open_outputs(out or (), fresh_s=fresh_s) as publisher,
         Detector(
-            bundle, backend=backend, precision=precision, recheck_minutes=_RECHECK_MINUTES
+            bundle, backend=backend, precision=precision, recheck_minutes=RECHECK_MINUTES
         ) as detector,
     ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")

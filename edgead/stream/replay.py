@@ -151,6 +151,8 @@ class Rejects:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError("NO_FOLDER", f"cannot make {folder}: {error.strerror}.") from error
+        # Old ones only: on a share the writer may be another machine's, which looks dead from here.
+        files.sweep(self.folder, min_age_s=600)
         self.saved = 0
         self.saves_failed = 0
         self._budget = max_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_dropped_frames_are_not_saved(tmp_path: Path) -> None:
         assert station.on_trigger("1", textured(2)).reason == "DUPLICATE_ID"
     assert list(tmp_path.glob("*.replay")) == []
     assert rejects.saves_failed == 0
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / ".cam-00000007-1.replay.edgead-999999999-abc.tmp"
+    fresh = tmp_path / ".cam-00000008-1.replay.edgead-999999999-def.tmp"
+    for path in (left, fresh):
+        path.write_bytes(b"half a file")
+    os.utime(left, (1, 1))
+    Rejects(tmp_path).close()
+    assert list(tmp_path.iterdir()) == [fresh]  # its writer may live on another machine
 
 
 def test_a_disk_that_refuses_costs_files_and_no_verdicts(tmp_path: Path) -> None:
