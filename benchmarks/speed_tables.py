@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import NOT_MEASURED, RESULTS, markdown
 
-__all__ = ["archive", "arithmetic", "end_to_end", "overhead", "scaling", "surgery"]
+__all__ = ["archive", "arithmetic", "end_to_end", "overhead", "scaling"]
 
 
 def _results(pattern: str) -> Iterator[dict[str, Any]]:
@@ -45,36 +45,6 @@ def end_to_end() -> str:
         head = ["candidate", "ms a frame", "p99 / p50", f"times {', '.join(peers)}", "peak MB"]
         head += ["start to first verdict, s", "image AUROC"]
         text += f"{found['set']}, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-    return text or f"{NOT_MEASURED}\n"
-
-
-def surgery() -> str:
-    """What the exact changes to a graph at export are worth."""
-    text = ""
-    for found in _results("surgery.json"):
-        rows = []
-        for row in found["rows"]:
-            for engine, ms in row["ms"].items():
-                first, *later = ms
-                gains = [f"{ms[form]:.2f} ({ms[first] / ms[form]:.2f}x)" for form in later]
-                rows.append(
-                    [f"{row['method']}, {row['input'][0]}", engine, f"{ms[first]:.2f}", *gains]
-                )
-        forms = list(found["rows"][0]["nodes"])
-        nodes = [
-            [
-                row["method"],
-                *row["nodes"].values(),
-                f"{max(row['largest_difference'].values()):.0e}",
-            ]
-            for row in found["rows"]
-        ]
-        text += (
-            f"{_machine(found)}; milliseconds, and times what torch writes:\n\n"
-            f"{markdown(['method, input', 'engine', *forms], rows)}\n"
-            f"Nodes, and the largest difference of the maps, of their largest value:\n\n"
-            f"{markdown(['method', *forms, 'difference'], nodes)}"
-        )
     return text or f"{NOT_MEASURED}\n"
 
 

@@ -283,7 +283,6 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "swaps": stream_tables.swaps,
         "faults": stream_tables.faults,
     },
-    ROOT / "docs" / "industrial-pc.md": {"surgery": speed_tables.surgery},
     ROOT / "docs" / "methods.md": {
         "choosing": choosing,
         "training_time": training_time,

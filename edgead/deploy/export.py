@@ -21,7 +21,6 @@ import onnxsim
 import torch
 
 from edgead.deploy.spec import ExportSpec
-from edgead.deploy.surgery import commuted
 from edgead.errors import BundleError
 from edgead.evaluate.commission import ENGINE_TOLERANCE
 from edgead.heads import Head
@@ -65,7 +64,6 @@ def onnx_from_spec(spec: ExportSpec, image_size: tuple[int, int]) -> bytes:
         simplified, fits = onnxsim.simplify(model)
         if not fits:
             raise BundleError("EXPORT_FAILED", "the simplified graph computes something else.")
-        simplified = commuted(simplified)
         _tidy(simplified)
         onnx.checker.check_model(simplified, full_check=True)
     except BundleError:

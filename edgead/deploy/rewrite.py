@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-
-from edgead.deploy.graph import add_constant, attribute, readers, replace_nodes, shapes, shift
 
 __all__ = ["centred", "split"]
 
@@ -57,19 +56,19 @@ def _split(model: onnx.ModelProto) -> None:
     graph = model.graph
     weights = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
-    sizes = shapes(model)
+    channels = _channels(model)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         source = makers.get(node.input[0]) if node.input else None
-        parts = [sizes.get(name, (0, 0))[1] for name in source.input] if source is not None else []
+        parts = [channels.get(name, 0) for name in source.input] if source is not None else []
         if (
             source is None
             or source.op_type != "Concat"
-            or attribute(source, "axis", 0) != 1
+            or _attribute(source, "axis", 0) != 1
             or not all(parts)
             or node.op_type != "Conv"
             or node.input[1] not in weights
-            or attribute(node, "group", 1) != 1
+            or _attribute(node, "group", 1) != 1
         ):
             nodes.append(node)
             continue
@@ -78,7 +77,7 @@ def _split(model: onnx.ModelProto) -> None:
             part = onnx.NodeProto()
             part.CopyFrom(node)
             part.name, made = f"{node.name}_part{index}", f"{node.output[0]}_part{index}"
-            inputs = [name, add_constant(graph, f"{node.input[1]}_part{index}", cut)]
+            inputs = [name, _add(graph, f"{node.input[1]}_part{index}", cut)]
             inputs += node.input[2:] if index == 1 else []
             del part.input[:], part.output[:]
             part.input.extend(inputs)
@@ -87,7 +86,7 @@ def _split(model: onnx.ModelProto) -> None:
         # Sum, not Add: the parts of one layer are no residual to quantise.
         outputs = [f"{node.output[0]}_part{index}" for index in range(1, len(cuts) + 1)]
         nodes.append(helper.make_node("Sum", outputs, node.output, name=f"{node.name}_sum"))
-    replace_nodes(graph, nodes)
+    _replace(graph, nodes)
 
 
 def _whole_pixels(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
@@ -109,24 +108,24 @@ def _whole_pixels(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
             moved[sub.output[0]] = (-127.0, 127.0)  # one of 256 values is clipped by one
             continue
         # Zeros are padded where the mean is 0, so padding comes first.
-        pads = attribute(node, "pads", [0, 0, 0, 0])
+        pads = _attribute(node, "pads", [0, 0, 0, 0])
         whole, padded, offset = (f"{sub.output[0]}_{n}" for n in ("whole", "padded", "offset"))
         sizes = np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], dtype=np.int64)
         graph.initializer.append(numpy_helper.from_array(sizes, f"{padded}_sizes"))
-        add_constant(graph, offset, (mean - 128).astype(np.float32))
+        _add(graph, offset, (mean - 128).astype(np.float32))
         at = nodes.index(node)
         nodes[at:at] = [
             helper.make_node("Pad", [sub.output[0], f"{padded}_sizes"], [padded], name=padded),
             helper.make_node("Add", [padded, offset], [whole], name=whole),
         ]
         weight = numpy_helper.to_array(items[node.input[1]]).sum(axis=(2, 3), dtype=np.float64)
-        shift(items[node.input[2]], -weight @ (mean - 128).reshape(-1))
+        _shift(items[node.input[2]], -weight @ (mean - 128).reshape(-1))
         node.input[0] = whole
-        for item in [a for a in node.attribute if a.name == "pads"]:
-            node.attribute.remove(item)
+        for attribute in [a for a in node.attribute if a.name == "pads"]:
+            node.attribute.remove(attribute)
         moved[whole] = (-127.0, 127.0)
     if len(nodes) > len(graph.node):
-        replace_nodes(graph, nodes)
+        _replace(graph, nodes)
     return moved
 
 
@@ -150,23 +149,26 @@ def _centre(
     items = {item.name: item for item in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     outputs = {output.name for output in graph.output}
-    reading = readers(graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
 
     def has_own_bias(node: onnx.NodeProto | None) -> bool:
         return (
             node is not None and node.op_type == "Conv" and len(node.input) > 2
             and node.input[1] in items and node.input[2] in items
-            and len(reading[node.input[2]]) == 1
+            and len(readers[node.input[2]]) == 1
         )  # fmt: skip
 
     for clip in graph.node:
         if clip.op_type != "Clip" or not {*clip.input[1:]} <= items.keys() or len(clip.input) < 3:
             continue
         low, high = (float(numpy_helper.to_array(items[name])) for name in clip.input[1:])
-        maker, after = makers.get(clip.input[0]), reading.get(clip.output[0], [])
+        maker, after = makers.get(clip.input[0]), readers.get(clip.output[0], [])
         if (
             low != 0.0 or maker is None or not has_own_bias(maker) or not after
-            or len(reading[clip.input[0]]) > 1 or {*maker.output, *clip.output} & outputs
+            or len(readers[clip.input[0]]) > 1 or {*maker.output, *clip.output} & outputs
             or not all(has_own_bias(node) and _is_point(node) for node in after)
         ):  # fmt: skip
             continue
@@ -174,19 +176,60 @@ def _centre(
         if ranges.get(clip.output[0], (0.0, 0.0))[1] <= half:
             continue
         moved[clip.output[0]] = (-half, half)
-        shift(items[maker.input[2]], np.float32(-half))
+        _shift(items[maker.input[2]], np.float32(-half))
         for node in after:
             weight = numpy_helper.to_array(items[node.input[1]])
-            shift(items[node.input[2]], half * weight.sum(axis=(1, 2, 3), dtype=np.float64))
-        clip.input[1] = add_constant(
-            graph, f"{clip.output[0]}_low", np.array(-half, dtype=np.float32)
-        )
-        clip.input[2] = add_constant(
-            graph, f"{clip.output[0]}_high", np.array(half, dtype=np.float32)
-        )
+            _shift(items[node.input[2]], half * weight.sum(axis=(1, 2, 3), dtype=np.float64))
+        clip.input[1] = _add(graph, f"{clip.output[0]}_low", np.array(-half, dtype=np.float32))
+        clip.input[2] = _add(graph, f"{clip.output[0]}_high", np.array(half, dtype=np.float32))
     return moved
 
 
 def _is_point(node: onnx.NodeProto) -> bool:
     """Whether nothing is padded, and every output reads every channel."""
-    return all(attribute(node, name, usual) == usual for name, usual in _POINT.items())
+    return all(_attribute(node, name, usual) == usual for name, usual in _POINT.items())
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            value = helper.get_attribute_value(attribute)
+            return list(value) if isinstance(default, list) else value
+    return default
+
+
+def _channels(model: onnx.ModelProto) -> dict[str, int]:
+    """Channels of every tensor (n, c, h, w) where they are known."""
+    typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = {}
+    for value in typed.graph.value_info:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4:
+            found[value.name] = dims[1].dim_value
+    return found
+
+
+def _add(graph: onnx.GraphProto, name: str, value: NDArray[np.float32]) -> str:
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    return name
+
+
+def _shift(item: onnx.TensorProto, by: Any) -> None:
+    value = (numpy_helper.to_array(item) + by).astype(np.float32)
+    item.CopyFrom(numpy_helper.from_array(value, item.name))
+
+
+def _replace(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put nodes in, without those that nobody reads and without unread constants."""
+    wanted = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(nodes):
+        if wanted & {*node.output}:
+            wanted |= {*node.input}
+            kept.append(node)
+    fresh = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    items = [item for item in graph.initializer if item.name in wanted]
+    items = [onnx.TensorProto.FromString(item.SerializeToString()) for item in items]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(fresh)
+    graph.initializer.extend(items)
