@@ -184,7 +184,8 @@ def test_a_black_hole_is_left_within_a_second(describes: bool) -> None:
     assert stream.counts.received == 0
 
 
-def test_http_mjpeg(pictures: list[bytes]) -> None:
+def http_camera(pictures: list[bytes]) -> tuple[str, threading.Thread, socket.socket]:
+    """A camera that sends ``pictures`` to whoever asks, as browsers show them."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -193,7 +194,7 @@ def test_http_mjpeg(pictures: list[bytes]) -> None:
         head = "HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
         connection.sendall(head.encode())
         try:
-            for picture in pictures * 20:
+            for picture in pictures:
                 about = f"--b\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
                 connection.sendall(about.encode() + picture + b"\r\n")
         except OSError:
@@ -202,12 +203,34 @@ def test_http_mjpeg(pictures: list[bytes]) -> None:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/video"
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/video", thread, listener
+
+
+def test_http_mjpeg(pictures: list[bytes]) -> None:
+    url, thread, listener = http_camera(pictures * 20)
     outcomes = first(run(judge, url, policy="every"), 10)
     listener.close()
     thread.join(5)
     assert all(o.detection is not None for o in outcomes)
     assert len({score(o) for o in outcomes}) == 10
+
+
+def test_a_camera_that_changes_its_size_is_told_and_accepts_nothing(pictures: list[bytes]) -> None:
+    """OpenCV alone scales the later frames to the size of the first."""
+    large = [cv2.resize(cv2.imdecode(np.frombuffer(p, np.uint8), 1), (400, 300)) for p in pictures]
+    encoded = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in large]
+    url, thread, listener = http_camera(pictures + encoded * 40)
+    changed = []
+    stream = run(judge, url, policy="every")
+    for outcome in stream:
+        if outcome.reason == "FRAME_SHAPE_CHANGED":
+            changed.append(outcome)
+        if len(changed) == 5:
+            break
+    stream.close()
+    listener.close()
+    thread.join(5)
+    assert not any(outcome.accept for outcome in changed)
 
 
 def test_without_opencv_a_video_is_read_by_pyav(tmp_path: Path, pictures: list[bytes]) -> None:

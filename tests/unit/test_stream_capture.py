@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgead.errors import SourceError
+from edgead.errors import FrameError, SourceError
 from edgead.stream import open_source, run
 from edgead.stream.child import Child, shared_memory_fd
 from edgead.stream.sources import capture_child
+from edgead.stream.sources.packets import decode_packet
 from edgead.stream.sources.v4l2 import why_not
 from edgead.testing import FakeJudge, textured
 
@@ -220,3 +221,51 @@ def test_a_missing_usb_camera_is_tried_again_and_says_why() -> None:
         "[SOURCE_NOT_FOUND] /dev/video97: /dev/video97 is not there; is the camera plugged in? "
         "Check the address and the path."
     )
+
+
+def test_motion_jpeg_of_cameras_that_send_no_huffman_tables_and_of_grey_ones() -> None:
+    """Those of UVC cameras and AVI files leave the standard tables out."""
+    cv2 = pytest.importorskip("cv2")
+    picture = cv2.GaussianBlur(textured(1, 48, 64), (0, 0), 2)
+    whole = bytes(cv2.imencode(".jpg", picture)[1])
+    bare, position = b"", 0
+    while (at := whole.find(b"\xff\xc4", position)) >= 0:
+        bare += whole[position:at]
+        position = at + 2 + int.from_bytes(whole[at + 2 : at + 4], "big")
+    bare += whole[position:]
+    assert len(bare) < len(whole)
+    expected = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+    padded = np.frombuffer(bare + bytes(7), np.uint8)  # and packets are filled up
+    assert np.array_equal(decode_packet(cv2, padded), expected)
+    grey = cv2.imencode(".jpg", picture[:, :, 0])[1].ravel()
+    assert decode_packet(cv2, grey).shape == (48, 64, 3)
+
+
+def test_a_packet_that_promises_too_much_or_holds_too_little() -> None:
+    cv2 = pytest.importorskip("cv2")
+    packet = bytearray(cv2.imencode(".jpg", textured(1, 48, 64))[1])
+    with pytest.raises(FrameError) as error:
+        decode_packet(cv2, np.frombuffer(packet[:-40], np.uint8))
+    assert str(error.value) == (
+        f"[IMAGE_TRUNCATED] a frame of Motion JPEG ends after {len(packet) - 40} bytes, inside its "
+        "entropy-coded data (no end marker). Copy or record it again; no pixel of it is used."
+    )
+    at = packet.index(b"\xff\xc0") + 5
+    packet[at : at + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(FrameError) as error:
+        decode_packet(cv2, np.frombuffer(packet, np.uint8))
+    assert error.value.code == "IMAGE_TOO_LARGE"
+
+
+def test_what_the_decoder_refuses_is_a_damaged_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    packet = cv2.imencode(".jpg", textured(1, 48, 64))[1].ravel()
+
+    def fails(*_: Any) -> None:
+        raise cv2.error("no")
+
+    for answer in (fails, lambda *_: None, lambda *_: np.zeros((8, 8, 3), np.uint8)):
+        monkeypatch.setattr(cv2, "imdecode", answer)
+        with pytest.raises(FrameError) as error:
+            decode_packet(cv2, packet)
+        assert str(error.value) == ("[IMAGE_CORRUPT] a frame of Motion JPEG cannot be decoded.")

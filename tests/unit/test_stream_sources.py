@@ -258,10 +258,54 @@ def test_a_name_with_a_colon_is_a_file_and_no_protocol(
     assert len(frames_of(open_source(f"good{suffix}"))) == 3
     Path(f"concat:good{suffix}").write_bytes(
         b"\xff\xd8\xff"
-    )  # its own content, and that is no video
-    with pytest.raises(SourceError) as caught:
-        open_source(f"concat:good{suffix}")
-    assert caught.value.code == "SOURCE_CODEC"
+    )  # a frame of its own, and a damaged one
+    found = frames_of(open_source(f"concat:good{suffix}"))
+    assert [item.code for item in found if isinstance(item, EdgeadError)] == ["IMAGE_TRUNCATED"]
+    assert not any(isinstance(item, Frame) for item in found)
+
+
+def _jpeg(seed: int, height: int = 48, width: int = 64) -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".jpg", textured(seed, height, width))[1])
+
+
+def test_a_video_that_changes_its_size_says_so(tmp_path: Path) -> None:
+    """OpenCV alone scales the later frames to the size of the first."""
+    pytest.importorskip("cv2")
+    path = tmp_path / "line.mjpeg"
+    small, large = [_jpeg(n) for n in range(3)], [_jpeg(n, 96, 128) for n in range(3)]
+    path.write_bytes(b"".join([*small, *large]))
+    found = frames_of(open_source(path))
+    assert [item.size for item in found if isinstance(item, Frame)] == [(48, 64)] * 3 + [
+        (96, 128)
+    ] * 3
+    reasons = [outcome.reason for outcome in run(FakeJudge(), path)]
+    assert reasons == [""] * 3 + ["FRAME_SHAPE_CHANGED"] * 3
+
+
+def test_a_frame_of_motion_jpeg_is_the_still_image(tmp_path: Path) -> None:
+    """Bit by bit, so that a line may be commissioned on the files that its camera saves."""
+    pytest.importorskip("cv2")
+    path = tmp_path / "line.mjpeg"
+    pictures = [_jpeg(n) for n in range(3)]
+    path.write_bytes(b"".join(pictures))
+    for picture, frame in zip(pictures, frames_of(open_source(path)), strict=True):
+        assert isinstance(frame, Frame)
+        assert np.array_equal(frame.pixels, images.decode(picture).pixels)
+
+
+def test_a_cut_frame_of_motion_jpeg_fails_and_the_rest_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    path = tmp_path / "line.mjpeg"
+    path.write_bytes(b"".join([_jpeg(0), _jpeg(1)[:900], _jpeg(2)]))
+    found = frames_of(open_source(path))
+    assert any(isinstance(item, EdgeadError) and item.code.startswith("IMAGE_") for item in found)
+    assert sum(isinstance(item, Frame) for item in found) >= 1
+    for item in found:
+        if isinstance(item, Frame):
+            known = [images.decode(_jpeg(n)).pixels for n in (0, 2)]
+            assert any(np.array_equal(item.pixels, one) for one in known)
 
 
 def test_the_fixed_kinds() -> None:

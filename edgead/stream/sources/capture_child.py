@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgead.errors import FrameError
+from edgead.stream.sources.packets import MAX_PIXELS, decode_packet, takes_packets
 from edgead.stream.sources.v4l2 import why_not
 
 __all__ = ["main"]
-
-_MAX_PIXELS = 64_000_000
 
 #: Time of arrival, and a function that decodes the frame (None: it was damaged).
 _Grabbed = tuple[int, Callable[[], "NDArray[np.uint8] | None"]]
@@ -138,16 +138,23 @@ def _opencv_frames(cv2: Any, config: dict[str, Any]) -> Iterator[_Grabbed]:
             "SOURCE_TIMEOUT", f"it cannot be opened (limit {config['open_ms']} ms)."
         )
     size = opened.get(cv2.CAP_PROP_FRAME_WIDTH) * opened.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if size > _MAX_PIXELS:
+    if size > MAX_PIXELS:
         raise _CaptureError("SOURCE_CODEC", f"frames have {size / 1e6:.0f} Mpx; limit 64 Mpx.")
     opened.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     if api == "V4L2":
         opened.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         _apply(cv2, opened, config["settings"])
 
+    packets = api == "FFMPEG" and takes_packets(cv2, opened)
+
     def decode() -> NDArray[np.uint8] | None:
         found, pixels = opened.retrieve()
-        return pixels if found else None
+        if not found or not packets:
+            return pixels if found else None
+        try:
+            return decode_packet(cv2, pixels)
+        except FrameError:
+            return None
 
     while opened.grab():
         yield time.monotonic_ns(), decode

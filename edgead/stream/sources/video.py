@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgead.errors import SourceError
+from edgead.errors import FrameError, SourceError
 from edgead.frame import Frame, PixelFormat
 from edgead.stream.sources.base import Captured, EndOfSource, SourceKind
+from edgead.stream.sources.packets import MAX_PIXELS, decode_packet, takes_packets
 
 __all__ = ["VIDEO_SUFFIXES", "VideoSource"]
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".mjpeg", ".mjpg", ".h264", ".ts"}
 )
-_MAX_PIXELS = 64_000_000
 #: FFmpeg goes by a file's content, not by its name: a playlist or a list of files that is called .mp4
 #: would have it open others. So the content must be one of these from its first byte on.
 _STARTS = re.compile(
@@ -59,7 +59,7 @@ class VideoSource:
         _check_start(self.path)
         # Absolute: FFmpeg takes what stands before a colon in a name for a protocol.
         self._frames = _frames(self.path.absolute())
-        self._first: NDArray[np.uint8] | None = next(self._frames, None)
+        self._first: NDArray[np.uint8] | FrameError | None = next(self._frames, None)
         if self._first is None:
             raise _cannot_decode(self.path)
 
@@ -73,6 +73,8 @@ class VideoSource:
                 pixels = next(self._frames, None)
         if pixels is None:
             raise EndOfSource
+        if isinstance(pixels, FrameError):
+            return pixels
         now = time.monotonic_ns()
         return Frame(pixels, PixelFormat.BGR8, t_mono_ns=now, is_simulated=True)
 
@@ -100,7 +102,7 @@ def _check_start(path: Path) -> None:
         )
 
 
-def _frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+def _frames(path: Path) -> Iterator[NDArray[np.uint8] | FrameError]:
     try:
         import cv2
     except ImportError:
@@ -108,18 +110,22 @@ def _frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     return _opencv_frames(cv2, path)
 
 
-def _opencv_frames(cv2: Any, path: Path) -> Iterator[NDArray[np.uint8]]:
+def _opencv_frames(cv2: Any, path: Path) -> Iterator[NDArray[np.uint8] | FrameError]:
     opened = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         opened.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         size = opened.get(cv2.CAP_PROP_FRAME_WIDTH) * opened.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if size > _MAX_PIXELS:
+        if size > MAX_PIXELS:
             raise SourceError("SOURCE_CODEC", f"{path}: {size / 1e6:.0f} Mpx; limit 64 Mpx.")
+        packets = takes_packets(cv2, opened)
         while True:
             found, pixels = opened.read()
             if not found:
                 return
-            yield pixels
+            try:
+                yield decode_packet(cv2, pixels) if packets else pixels
+            except FrameError as error:
+                yield error
     finally:
         opened.release()
 
