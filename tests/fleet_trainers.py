@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from bundles import tiny_bundle
+from fleet_judges import MARK, above_is_ray
 
 from edgead.bundle import write_bundle
 from edgead.errors import CalibrationError
@@ -22,6 +26,14 @@ def by_name(request: dict[str, Any]) -> dict[str, Any]:
         raise CalibrationError("DATA_TOO_FEW", "3 images.", "Take more.")
     if request["product"] == "buggy":
         raise ZeroDivisionError("a bug")
+    if request["product"] == "slow":
+        time.sleep(3600)
+    if request["product"] == "loses_worker" and above_is_ray():
+        mark = Path(os.environ[MARK])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(3600)  # it ends with its parent
     write_bundle(request["bundle"], tiny_bundle())
     return {
         "product": request["product"], "ok": True, "bundle": request["bundle"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +58,7 @@ def score(
     """
     from edgead.integrations.fleet.archive import score_archive
 
-    with progress_bar() as bar:
+    with progress_bar() as bar, redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
         result = score_archive(
             bundle,
             root,
@@ -112,7 +114,7 @@ def train_many(
         quantize=quantize,
         seed=seed,
     )
-    with progress_bar() as bar:
+    with progress_bar() as bar, redirect_stdout(sys.stderr):  # Ray reports lost workers on stdout
         result = train_all(
             root,
             out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,10 +14,11 @@ import pytest
 from bundles import tiny_bundle
 from fleet_judges import write_images
 
-from edgead.bundle import read_bundle
+from edgead.bundle import read_bundle, write_bundle
 from edgead.cli import main
-from edgead.errors import ConfigError, SourceError
+from edgead.errors import BackendError, ConfigError, SourceError, StateError, StorageError
 from edgead.integrations.fleet import products
+from edgead.integrations.fleet.archive import score_archive
 from edgead.integrations.fleet.products import Recipe, find_products, train_many
 
 BY_NAME = Recipe(trainer="fleet_trainers:by_name")
@@ -77,6 +79,80 @@ def test_stopped_run_goes_on(tmp_path: Path) -> None:
     result = train_many(root, tmp_path / "bundles", BY_NAME)
     assert outcome(result) == {"p1": "ok", "p2": "ok", "p3": "ok"}
     assert result["trained"] < 3
+
+
+def test_full_disk_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while another product is in training, which is ended: it goes on from its checkpoint."""
+    root = make_products(tmp_path / "products", "good1", "slow")
+    out = tmp_path / "bundles"
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError) as error:
+            train_many(root, out, BY_NAME, workers=2)
+    assert str(error.value) == (
+        f"[DISK_FULL] cannot write {out}/good1.json: no space left; nothing was written. "
+        "Free some space and repeat the command."
+    )
+    (root / "slow").rename(root / "good2")
+    again = train_many(root, out, BY_NAME)
+    assert (outcome(again), again["trained"]) == ({"good1": "ok", "good2": "ok"}, 2)
+
+
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    root = make_products(tmp_path / "products", "good1")
+    out, refused = tmp_path / "bundles", []
+
+    def second(name: str, done: float) -> None:
+        with pytest.raises(StateError) as error:
+            train_many(root, out, BY_NAME)
+        refused.append(str(error.value))
+
+    train_many(root, out, BY_NAME, report=second)
+    assert refused == [
+        f"[RUN_BUSY] another run is writing {out} just now. Wait for its end, or name another --out."
+    ]
+    assert train_many(root, out, BY_NAME)["trained"] == 0
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    root = make_products(tmp_path / "products", "good1")
+    out = root / "good1" / "0000.png" / "bundles"
+    with pytest.raises(StorageError) as error:
+        train_many(root, out, BY_NAME)
+    assert str(error.value) == (
+        f"[NO_FOLDER] cannot make the folder {out}: Not a directory. Name another --out."
+    )
+
+
+def test_a_local_cluster_never_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgead.integrations.fleet import on_ray
+
+    class Ray:
+        def is_initialized(self) -> bool:
+            return True
+
+        def cluster_resources(self) -> dict[str, float]:
+            return {"CPU": 2.0}
+
+    monkeypatch.setattr(on_ray, "ray", Ray)
+    root = make_products(tmp_path / "products", "good1")
+    for options, asked in (({"threads": 3}, "3 CPUs and 0"), ({"gpus": 0.25}, "2 CPUs and 0.25")):
+        with pytest.raises(BackendError) as error:
+            train_many(root, tmp_path / "b", BY_NAME, ray="local", **{"threads": 2, **options})
+        assert str(error.value) == (
+            f"[RAY_RESOURCES] each worker takes {asked} GPUs; Ray on this machine has 2 and 0. "
+            "Ask for less, or give a cluster's address."
+        )
+    write_bundle(tmp_path / "tiny.edgead", tiny_bundle())
+    with pytest.raises(BackendError) as error:
+        score_archive(
+            tmp_path / "tiny.edgead", root, tmp_path / "r.parquet", ray="local", threads=3
+        )
+    assert error.value.code == "RAY_RESOURCES"
 
 
 def test_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def score_archive(
         SourceError: SOURCE_NOT_FOUND, SOURCE_EMPTY.
         StateError: RESULTS_DIFFER, RUN_DIFFERS, RUN_BUSY.
         StorageError: DISK_FULL and its like; finished parts are kept, the next run goes on.
-        BackendError: RAY_UNREACHABLE, RAY_FAILED, WORKER_START.
+        BackendError: RAY_UNREACHABLE, RAY_RESOURCES, RAY_FAILED, WORKER_START.
     """
     started, out = time.monotonic(), Path(out)
     _check(out, workers, threads, gpus, ray)

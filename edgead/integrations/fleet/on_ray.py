@@ -21,7 +21,7 @@ from edgead.integrations.fleet.optional import pyarrow, ray, ray_data
 from edgead.integrations.fleet.pool import Chunk, Pool
 from edgead.integrations.fleet.rows import Row
 
-__all__ = ["RayJudges", "connected"]
+__all__ = ["RayJudges", "connected", "refuse_what_never_fits"]
 
 #: A local cluster's object store holds chunks of names and rows: little.
 _STORE_BYTES = 200 << 20
@@ -43,7 +43,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     Args:
         address: ``local`` for a cluster in processes of this machine, else a cluster's address or
             ``auto``.
-        cpus: CPUs of a local cluster; None takes this machine's.
+        cpus: CPUs of a local cluster; None takes those of this machine that this process may use.
 
     Raises:
         BackendError: RAY_UNREACHABLE.
@@ -59,7 +59,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     if address == "local":
         switches = _OF_LOCAL
         options |= {
-            "num_cpus": cpus,
+            "num_cpus": cpus or len(os.sched_getaffinity(0)),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
         }
@@ -90,6 +90,30 @@ def _environment(switches: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def refuse_what_never_fits(module: Any, address: str, *, cpus: int, gpus: float) -> None:
+    """Ray waits for what nobody has, since clusters grow; a local one does not.
+
+    Args:
+        module: ``ray``, connected.
+        address: See `connected`.
+        cpus: CPUs of one actor or task.
+        gpus: Its GPUs.
+
+    Raises:
+        BackendError: RAY_RESOURCES.
+    """
+    if address != "local":
+        return
+    have = module.cluster_resources()
+    if have.get("CPU", 0) < cpus or have.get("GPU", 0) < gpus:
+        raise BackendError(
+            "RAY_RESOURCES",
+            f"each worker takes {cpus} CPUs and {gpus:g} GPUs; Ray on this machine has "
+            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}.",
+            "Ask for less, or give a cluster's address.",
+        )
+
+
 class RayJudges:
     """Actors that judge chunks.
 
@@ -107,7 +131,10 @@ class RayJudges:
 
     def __enter__(self) -> RayJudges:
         cpus = self._workers * self._threads or None
-        self._ray = self._stack.enter_context(connected(self._address, cpus=cpus))
+        with contextlib.ExitStack() as stack:
+            self._ray = stack.enter_context(connected(self._address, cpus=cpus))
+            refuse_what_never_fits(self._ray, self._address, cpus=self._threads, gpus=self._gpus)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,17 +6,16 @@ often the run is stopped, and rows are in the archive's order, whoever judged th
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgead import files
-from edgead.errors import StateError, StorageError
+from edgead.errors import StateError
+from edgead.integrations.fleet.claim import claim
 from edgead.integrations.fleet.rows import Row, encode
 
 __all__ = ["Parts"]
@@ -40,9 +39,7 @@ class Parts:
     def __init__(self, out: Path, key: Mapping[str, Any]) -> None:
         self.folder = out.with_name(f"{out.name}.parts")
         self._out, self._key = out, dict(key)
-        with _explained(self.folder):
-            self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        self._lock = claim(self.folder, out)
         try:
             self._take()
         except BaseException:
@@ -76,14 +73,6 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StateError(
-                "RUN_BUSY",
-                f"another run is writing {self._out} just now.",
-                "Wait for its end, or name another --out.",
-            ) from error
         path = self.folder / _RUN
         if path.exists():
             differs = _differences(_json(path), self._key)
@@ -107,15 +96,3 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            "NO_FOLDER",
-            f"cannot make the folder {folder}: {error.strerror}.",
-            "Name another --out.",
-        ) from error

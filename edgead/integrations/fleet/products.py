@@ -6,11 +6,12 @@ and settings; a product that failed, or whose images changed, is trained when th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 
 from edgead import files
 from edgead.errors import ConfigError, SourceError
+from edgead.integrations.fleet.claim import claim
 from edgead.integrations.fleet.items import IMAGES
-from edgead.integrations.fleet.on_ray import connected
+from edgead.integrations.fleet.on_ray import connected, refuse_what_never_fits
 from edgead.integrations.fleet.trainer import failure, train_apart
 from edgead.models.registry import METHODS
+from edgead.stream.child import Child
 
 __all__ = ["Recipe", "find_products", "train_many"]
 
@@ -111,32 +114,36 @@ def train_many(
     Raises:
         ConfigError: TRAIN_MANY, METHOD_UNKNOWN, RAY_MISSING.
         SourceError: SOURCE_NOT_FOUND, PRODUCTS_NONE.
-        StorageError: The folder cannot be written.
-        BackendError: RAY_UNREACHABLE.
+        StateError: RUN_BUSY.
+        StorageError: The folder cannot be written: DISK_FULL and its like end the run; what is finished
+            is kept, the next run goes on.
+        BackendError: RAY_UNREACHABLE, RAY_RESOURCES.
     """
     started, folder = time.monotonic(), Path(out)
     _check(recipe, workers, threads, gpus, ray)
     products = find_products(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.check_target(folder / RESULTS)
     threads = threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers))
-    requests = [_request(path, folder, recipe, threads) for path in products]
-    records = {one["product"]: _kept(one) for one in requests}
-    todo = [one for one in requests if records[one["product"]] is None]
-    run = _on_processes(todo, workers) if ray is None else _on_ray(todo, ray, threads, gpus)
-    for done, record in enumerate(run, len(products) - len(todo) + 1):
-        records[record["product"]] = record
-        files.write_text(_record_path(folder, record["product"]), json.dumps(record, indent=1))
-        if report is not None:
-            report(record["product"], done / len(products))
-    table = [records[path.name] for path in products]
-    result = {
-        "products": table,
-        "trained": len(todo),
-        "failed": sum(not record["ok"] for record in table if record is not None),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    files.write_text(folder / RESULTS, json.dumps(result, indent=1) + "\n")
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, claim(folder, folder))
+        files.check_target(folder / RESULTS)
+        requests = [_request(path, folder, recipe, threads) for path in products]
+        records = {one["product"]: _kept(one) for one in requests}
+        todo = [one for one in requests if records[one["product"]] is None]
+        run = _on_processes(todo, workers) if ray is None else _on_ray(todo, ray, threads, gpus)
+        stack.enter_context(contextlib.closing(run))
+        for done, record in enumerate(run, len(products) - len(todo) + 1):
+            records[record["product"]] = record
+            files.write_text(_record_path(folder, record["product"]), json.dumps(record, indent=1))
+            if report is not None:
+                report(record["product"], done / len(products))
+        table = [record for record in records.values() if record is not None]
+        result = {
+            "products": table,
+            "trained": len(todo),
+            "failed": sum(not record["ok"] for record in table),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        files.write_text(folder / RESULTS, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -197,26 +204,32 @@ def _kept(request: dict[str, Any]) -> dict[str, Any] | None:
     return record if same and record.get("ok") and bundle.exists() else None
 
 
-def _on_processes(todo: Sequence[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
+def _on_processes(
+    todo: Sequence[dict[str, Any]], workers: int
+) -> Generator[dict[str, Any], None, None]:
     """Each product in a process of its own, which may die without the others."""
+    children: list[Child] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="edgead-product") as pool:
-        waiting = [pool.submit(train_apart, request) for request in todo]
+        waiting = [pool.submit(train_apart, one, started=children.append) for one in todo]
         try:
             for one in as_completed(waiting):
                 yield one.result()
-        except BaseException:
+        except BaseException:  # a stop too: the next run goes on from the checkpoints
             for one in waiting:
                 one.cancel()
+            for child in children:
+                child.kill()
             raise
 
 
 def _on_ray(
     todo: Sequence[dict[str, Any]], address: str, threads: int, gpus: float
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Each product in a Ray task that starts that process on its node; lost nodes are made up for."""
     if not todo:
         return
     with connected(address) as ray:
+        refuse_what_never_fits(ray, address, cpus=threads, gpus=gpus)
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=2)(train_apart)
         running = {task.remote(request): request for request in todo}
         while running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,21 @@ __all__ = ["failure", "main", "train_apart", "train_product"]
 _PROGRAM = "edgead.integrations.fleet.trainer:main"
 
 
-def train_apart(request: dict[str, Any]) -> dict[str, Any]:
-    """Train one product in a child process; its death is a record too."""
-    started = time.monotonic()
+def train_apart(
+    request: dict[str, Any], *, started: Callable[[Child], None] | None = None
+) -> dict[str, Any]:
+    """Train one product in a child process; its death is a record too.
+
+    Args:
+        request: See `train_product`.
+        started: Told the process, so that it can be ended.
+    """
+    begun = time.monotonic()
     # Where the command was started from must not shadow a module.
     environment = {"OMP_NUM_THREADS": str(request["threads"]), "PYTHONSAFEPATH": "1"}
     child = Child(_PROGRAM, environment=environment, keep_log=True)
+    if started is not None:
+        started(child)
     try:
         child.control.send_bytes(json.dumps(request).encode())
         record: dict[str, Any] = json.loads(child.control.recv_bytes())
@@ -32,7 +42,7 @@ def train_apart(request: dict[str, Any]) -> dict[str, Any]:
         words = child.last_words().strip().splitlines()
         said = f"; it said: {words[-1]}" if words else ""
         text = f"the training's process ended with {how}{said}."
-        return failure(request, "TRAINER_LOST", text, time.monotonic() - started)
+        return failure(request, "TRAINER_LOST", text, time.monotonic() - begun)
     finally:
         child.close()
     return record
