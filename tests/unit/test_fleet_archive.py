@@ -76,6 +76,29 @@ def test_rows_are_what_the_detector_says(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "results.parquet.parts").exists()
 
 
+def test_images_that_change_under_the_run(bundle: Path, tmp_path: Path) -> None:
+    """Gone, or cut off, after they were listed: a row with its code for each, the others as ever."""
+    folder = write_images(tmp_path / "archive", 40)
+    gone, cut = folder / "0039.png", folder / "0038.png"
+
+    def change(done: float) -> None:
+        if gone.exists():  # the first chunk is done, and the third not yet given out
+            gone.unlink()
+            cut.write_bytes(cut.read_bytes()[:-30])
+
+    out = tmp_path / "results.parquet"
+    result = score_archive(bundle, folder, out, workers=1, judge=FRAIL, report=change)
+    assert result["codes"] == {"IMAGE_MISSING": 1, "IMAGE_TRUNCATED": 1}
+    assert result["verdicts"]["UNKNOWN"] == 2
+    rows = rows_of(out)
+    assert [row["verdict"] for row in rows[-2:]] == ["UNKNOWN", "UNKNOWN"]
+    assert rows[39]["message"] == f"{gone} does not exist. Check the path."
+    assert rows[38]["message"] == (
+        f"{cut} ends after {cut.stat().st_size} bytes, inside a 'IDAT' chunk. Copy or record it "
+        "again; no pixel of it is used."
+    )
+
+
 def test_who_judges_changes_nothing(bundle: Path, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "archive", 30)
     for workers in (1, 2):
