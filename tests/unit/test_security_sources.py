@@ -149,6 +149,7 @@ def test_the_process_list_does_not_hold_the_password() -> None:
         config = CaptureConfig(address, "FFMPEG", open_ms=300, read_ms=300)
         child = ChildCapture(config, SourceUrl(address))
         try:
+            assert child._child.control.poll(60)  # it runs, and has said why it cannot open
             for name in ("cmdline", "environ"):
                 told = Path(f"/proc/{child.pid}/{name}").read_bytes()
                 assert b"capture_child" in told or name == "environ"
