@@ -284,10 +284,10 @@ class _Plans:
         """The quantised graph of a plan."""
         ranges = clip_ranges(self._histograms, plan.calibrator)
         chosen = [name for name in self.nodes if name not in plan.kept]
+        rounded = self._rounded.restored(self.model, plan.kept) if plan.exact else self._rounded
         return int8_model(
-            self._rounded.model, ranges, chosen, form, self._rounded.levels,
-            float_parts=self._float_parts,
-        )  # fmt: skip
+            rounded.model, ranges, chosen, form, rounded.levels, float_parts=self._float_parts
+        )
 
     def forms(self, plan: Plan) -> dict[str, bytes]:
         """Every member of a plan; the coarser layout too, where the plan quantises sums."""

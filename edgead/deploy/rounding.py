@@ -44,6 +44,23 @@ class Rounded:
     model: onnx.ModelProto
     levels: Mapping[str, tuple[NDArray[np.int8], NDArray[np.float32]]]
 
+    def restored(self, original: onnx.ModelProto, nodes: Collection[str]) -> Rounded:
+        """The same with these nodes' weights and biases as they were in ``original``."""
+        given = {item.name: item for item in original.graph.initializer}
+        names = {
+            name
+            for node in original.graph.node
+            if node.name in nodes
+            for name in node.input[1:3]
+            if name in given
+        }
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for item in model.graph.initializer:
+            if item.name in names:
+                item.CopyFrom(given[item.name])
+        return Rounded(model, {k: v for k, v in self.levels.items() if k not in names})
+
 
 def round_weights(
     model: onnx.ModelProto, nodes: Collection[str], tensors: Sequence[NDArray[np.uint8]]

@@ -3,8 +3,9 @@
 As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator.
 Then each layer is quantised alone to see which hurts, and bisection finds how many must be restored to
 floating point: first those that harm much and save little time; what is not needed among them is given
-back, the costliest first. Each trial is kept on disk, so that a search that was cut off goes on where
-it stood.
+back, the costliest first. Restored layers keep eight-bit weights, for their bytes, unless these alone
+move scores too far: then they get their own back. Each trial is kept on disk, so that a search that was
+cut off goes on where it stood.
 
 The choosing frames are few: they rank plans by how far scores move, and refuse those that flip a
 verdict. Whether the other limits hold is for proof to say, on frames that no plan was chosen by.
@@ -43,15 +44,19 @@ class Plan:
     Attributes:
         calibrator: How activations are clipped.
         kept: Nodes that compute in floating point.
+        exact: Whether these keep the weights that training gave them; else theirs have eight bits too,
+            a quarter of the bytes.
     """
 
     calibrator: Calibrator
     kept: frozenset[str] = frozenset()
+    exact: bool = False
 
     @property
     def key(self) -> str:
         """Identity in the journal."""
-        return f"{self.calibrator} | {' '.join(sorted(self.kept))}"
+        exact = "exact " if self.exact else ""
+        return f"{self.calibrator} | {exact}{' '.join(sorted(self.kept))}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Trial:
             row["only"] = quantised[0]
         else:
             row["kept"] = sorted(self.plan.kept)
+        row["exact"] = self.plan.exact
         if self.agreement is not None:
             one = self.agreement
             row |= {
@@ -144,7 +150,14 @@ class Search:
         holding = [one for one in done if one.holds(self.limits, max_error)]
         if holding:
             return min(holding, key=Trial.error)
-        return self._restore(min(done, key=Trial.error), max_error)
+        start = min(done, key=Trial.error)
+        # Where eight-bit weights alone are too coarse, restoring activations cannot help.
+        floor = self._try(replace(start.plan, kept=frozenset(self.nodes)), "weights alone")
+        if floor is None:
+            return None
+        if not floor.holds(self.limits, max_error):
+            start = Trial(replace(start.plan, exact=True), start.agreement)
+        return self._restore(start, max_error)
 
     def _restore(self, start: Trial, max_error: float) -> Trial | None:
         """Restore the layers that hurt most for the time that they save, as few as do.
@@ -156,7 +169,7 @@ class Search:
         harms: list[tuple[float, str]] = []
         for name in free:
             alone = frozenset(self.nodes) - {name}
-            trial = self._try(Plan(start.plan.calibrator, alone), "sensitivity")
+            trial = self._try(replace(start.plan, kept=alone), "sensitivity")
             if trial is None:
                 return None
             harms.append((trial.error() ** 2 / self.costs.get(name, 1.0), name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,6 +26,7 @@ from edgead.deploy.qdq import (
     quantisable,
 )
 from edgead.deploy.quantize import _Plans
+from edgead.deploy.rounding import Rounded
 from edgead.deploy.search import CALIBRATORS, Plan, Search
 from edgead.errors import BundleError
 from edgead.onnx_walk import check_model
@@ -177,7 +177,7 @@ def test_a_plan_with_sums_comes_in_the_coarser_layout_too():
     for values in watch(model, pictures(2), list(plans._histograms)):
         for name, array in values.items():
             plans._histograms[name].add(array)
-    plans._rounded, plans._float_parts = SimpleNamespace(model=model, levels=None), ""
+    plans._rounded, plans._float_parts = Rounded(model, {}), ""
     forms = plans.forms(Plan(Calibrator("minmax")))
     assert set(forms) == {*FORMS.values(), CONV_ONLY}
     assert quantised_sums(forms[FORMS["qdq"]]) == 1
@@ -291,6 +291,30 @@ def test_a_damaged_journal_is_begun_anew(tmp_path):
     journal = tmp_path / "trials.json"
     journal.write_text('{"mse | ": {"frames"')
     assert next(search(Simulated(), journal=journal).plans()).plan.kept == {"a", "c"}
+
+
+def test_where_eight_bit_weights_alone_are_too_coarse_restored_layers_get_their_own_back():
+    class Coarse(Simulated):
+        """Every layer's weights harm by 0.09, restored or not, unless it has its own back."""
+
+        def __call__(self, plan):
+            self.asked.append(plan)
+            coarse = [name for name in HARM if not (plan.exact and name in plan.kept)]
+            error = 0.09 * len(coarse)
+            return Agreement(
+                **{**GOOD.__dict__, "score_change_rms": error, "flips": int(error > 0.2)}
+            )
+
+    evaluate = Coarse()
+    found = next(search(evaluate).plans())
+    assert found.plan.exact
+    assert len(found.plan.kept) == 3
+    assert found.plan.key.startswith("mse | exact ")
+    whole = frozenset(HARM)
+    assert [plan.exact for plan in evaluate.asked if plan.kept == whole] == [False], (
+        "the floor, once"
+    )
+    assert found.row()["exact"]
 
 
 def test_nothing_holds():

@@ -225,6 +225,21 @@ def test_layers_in_floating_point_keep_weights_of_eight_bits(form, monkeypatch):
     np.testing.assert_allclose(outputs(made), without, rtol=0, atol=room)
 
 
+def test_restored_layers_have_the_weights_of_training():
+    model = joined()
+    rounded = round_weights(model, ["a/Conv", "b/Conv", "c/Conv"], pictures(2, SIZE))
+    restored = rounded.restored(model, {"b/Conv", "c/Conv"})
+    given, kept, changed = (
+        {i.name: numpy_helper.to_array(i) for i in one.graph.initializer}
+        for one in (model, restored.model, rounded.model)
+    )
+    assert set(restored.levels) == {"a.w"}
+    for name in ("b.w", "c.w"):
+        np.testing.assert_array_equal(kept[name], given[name])
+        assert not np.array_equal(changed[name], given[name])
+    np.testing.assert_array_equal(kept["a.w"], changed["a.w"])
+
+
 def photographed(mean: list[float]) -> onnx.ModelProto:
     """Pixels less a mean into a padded, strided convolution."""
     layers = [
