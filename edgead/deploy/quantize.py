@@ -46,7 +46,7 @@ __all__ = ["PRECISIONS", "quantize"]
 PRECISIONS = ("bf16", "fp16", "int8")
 HALF = "model.fp16.onnx"
 INT8 = [*FORMS.values(), CONV_ONLY]
-_PROOFS = 3  # INT8 plans that proof may refuse before it is given up
+_PROOFS = 6  # INT8 plans that proof may refuse before it is given up
 #: Score change, score_scale, up to which bf16 may compute what is not quantised of an INT8 graph.
 _BF16_ERROR = 0.03
 _log = logging.getLogger(__name__)
