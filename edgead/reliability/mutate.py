@@ -129,9 +129,9 @@ def _near_value(parent: Any, key: Any, draw: random.Random) -> None:
     if isinstance(value, bool) or value is None:
         parent[key] = draw.choice((0, 1, "true", None))
     elif isinstance(value, (int, float)):
-        parent[key] = draw.choice(
-            (value + 1, -value, value * 1e6, float(value), str(value), [value])
-        )
+        # A change of a changed file may meet an integer that no float holds.
+        near = value if abs(value) < 1e300 else 1
+        parent[key] = draw.choice((near + 1, -value, near * 1e6, float(near), str(near), [value]))
     elif isinstance(value, str):
         parent[key] = draw.choice((value[:-1], value + "x", value.upper(), value[::-1], [value]))
     else:

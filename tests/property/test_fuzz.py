@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from edgead.errors import ConfigError, EdgeadError
 from edgead.reliability.fuzz import every_byte, fuzz, fuzz_input
+from edgead.reliability.mutate import mutate_json
 from edgead.reliability.targets import TARGETS, target_named
 
 _CORPUS = Path(__file__).parent / "corpus"
@@ -92,3 +94,10 @@ def test_past_findings_stay_fixed(path: Path) -> None:
     """Each file once came out untyped; its folder is its target."""
     with pytest.raises(EdgeadError):
         target_named(path.parent.name).read(path.read_bytes())
+
+
+def test_a_number_that_no_float_holds_is_changed_too() -> None:
+    """Found by a full run: the second change of a file met an integer that the first had made."""
+    data = b'{"speedup": %d}' % 10**400
+    changed = {mutate_json(data, random.Random(seed)) for seed in range(200)}
+    assert len(changed) > 10
