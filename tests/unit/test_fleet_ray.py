@@ -15,6 +15,7 @@ from bundles import tiny_bundle
 from data.make_bundle import write_pieces
 from fleet_judges import DIE, DIE_ONCE, DIE_WITH_ACTOR_ONCE, MARK, write_images
 
+import edgead
 from edgead.bundle import read_bundle, write_bundle
 from edgead.choice import certificates
 from edgead.integrations.fleet.archive import score_archive
@@ -77,7 +78,9 @@ def on_ray(code: str, arguments: list[str], folder: Path) -> Any:
     """A run in a process of its own; skips where Ray itself does not run, which a busy machine does."""
     # A customer's shell has none of the variables that other tests' libraries leave behind.
     kept = {name: os.environ[name] for name in ("PATH", "HOME", MARK) if name in os.environ}
-    paths = os.pathsep.join(path for path in sys.path if path)
+    # Not all of sys.path: what other tests put there, the checkout too, would hide the installed package.
+    places = (Path(__file__).parents[1], Path(edgead.__file__).parents[1])
+    paths = os.pathsep.join(map(str, places))
     own = {"LANG": "C.UTF-8", "XDG_CACHE_HOME": str(folder / "cache")}
     try:
         done = subprocess.run(
