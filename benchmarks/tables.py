@@ -61,22 +61,21 @@ def accuracy() -> str:
 
 def training_time() -> str:
     """Accuracy over the minutes that a training was given."""
-    return _drawn("accuracy_minutes.json", "curves")
+    from accuracy_table import curves
+
+    return _drawn("accuracy_minutes.json", curves)
 
 
 def ablations() -> str:
     """A recipe's own settings against others."""
-    return _drawn("ablations.json", "ablations")
+    from accuracy_table import ablations as drawn
+
+    return _drawn("ablations.json", drawn)
 
 
-def _drawn(name: str, function: str) -> str:
-    import accuracy_table
-
+def _drawn(name: str, draw_runs: Callable[[Any], str]) -> str:
     path = RESULTS / name
-    if not path.exists():
-        return NONE
-    runs = json.loads(path.read_text())
-    return f"{getattr(accuracy_table, function)(runs)}\n"
+    return f"{draw_runs(json.loads(path.read_text()))}\n" if path.exists() else NONE
 
 
 def precision() -> str:

@@ -16,14 +16,14 @@ from edgead.errors import BundleError
 from edgead.frame import Frame, PixelFormat
 from edgead.scorer import Scorer
 
-__all__ = ["check_golden", "golden_frame", "golden_png"]
+__all__ = ["FAR", "check_golden", "golden_frame", "golden_png"]
 
 #: Share of score_scale (plus the score's own distance from the threshold) that a score may move.
 #: fp32: other summation orders; bf16 has 8 bits of mantissa; fp16 11; int8 is held by its certificate.
 _ALLOWED = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.25, "int8": 0.5}
-#: score_scale above the threshold beyond which INT8 scores count alike: eight bits are clipped to the values of
-#: calibration frames, and no verdict hangs on how much farther a defect lies (as in a certificate).
-_FAR = 3.0
+#: score_scale above the threshold beyond which INT8 scores count alike, here and in a certificate: eight bits are
+#: clipped to the values of calibration frames, and no verdict hangs on how much farther a defect lies.
+FAR = 3.0
 
 
 def golden_png(frame: Frame) -> bytes:
@@ -61,7 +61,7 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
     entries: list[dict[str, Any]] = []
     for golden in bundle.manifest.golden:
         score = scorer(golden_frame(bundle, golden.name), check_ranges=False).score
-        far = limits.threshold + _FAR * limits.score_scale if precision == "int8" else float("inf")
+        far = limits.threshold + FAR * limits.score_scale if precision == "int8" else float("inf")
         expected = min(golden.score, far)
         room = limits.score_scale + abs(expected - limits.threshold)
         allowed = _ALLOWED[precision] * room

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from edgead.calibration.frames import ProofFrame
 from edgead.evaluate.metrics import image_auroc
 from edgead.evaluate.regions import pixel_metrics
+from edgead.golden import FAR
 from edgead.manifest import Manifest
 from edgead.postprocess import smooth
 
 __all__ = ["Agreement", "Limits", "Scores", "agreement"]
-_FAR = 3.0  # score_scale above the threshold
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def agreement(
     """Compare two engines on the same frames."""
     threshold, scale = manifest.thresholds.threshold, manifest.thresholds.score_scale
     change = (found.scores - reference.scores) / scale
-    top = threshold + _FAR * scale
+    top = threshold + FAR * scale
     near = (np.minimum(found.scores, top) - np.minimum(reference.scores, top)) / scale
     flipped = (found.scores > threshold) != (reference.scores > threshold)
     distance = np.abs(reference.scores - threshold) / scale
