@@ -76,8 +76,38 @@ def count_2d(code: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
 
 
 def _similarity(x: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity over the channels, in float32: levels lie closer than bfloat16 resolves."""
-    return (F.normalize(x.float(), dim=1) * F.normalize(pooled.float(), dim=1)).sum(1)
+    """M: cosine of the angle between each pixel and the pooled feature of its region.
+
+    Product and sum instead of a matrix product, which autocast would compute in bfloat16: levels lie
+    closer than that resolves.
+
+    Args:
+        x: [B, C, h, w].
+        pooled: One for each of S x S regions. [B, C, S, S]
+
+    Returns:
+        [B, h, w]
+    """
+    x, unit = x.float(), F.normalize(pooled.float(), dim=1)
+    if unit.shape[-2:] != (1, 1):
+        unit = F.interpolate(unit, size=x.shape[-2:], mode="nearest")
+    return (x * unit).sum(1) / x.norm(dim=1).clamp_min(_TINY)
+
+
+def _joined(
+    join: nn.Conv1d | nn.Conv2d, statistics: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    """``join`` of the statistics beside the pooled feature, the same at each level.
+
+    Args:
+        join: 1x1 convolution of 2 C channels.
+        statistics: [B, C, N] or [B, C, N, N].
+        pooled: [B, C]; its half of the convolution is computed once, not at each level.
+    """
+    weight, half = join.weight, statistics.shape[1]
+    convolve = F.conv1d if statistics.ndim == 3 else F.conv2d
+    once = F.linear(pooled, weight[:, half:].flatten(1), join.bias)
+    return convolve(statistics, weight[:, :half]) + once[(..., *(None,) * (statistics.ndim - 2))]
 
 
 class TextureEnhancement(nn.Module):
@@ -110,8 +140,8 @@ class TextureEnhancement(nn.Module):
         x = self.reduce(x)
         pooled = x.mean((2, 3), keepdim=True)
         code, level = quantise(_similarity(x, pooled).flatten(1), self.levels, self.window)
-        mean = pooled.flatten(2).expand(-1, -1, self.levels)
-        d = self.join(torch.cat((self.encode(count_1d(code, level)), mean), 1))  # D, [B, C, N]
+        d = self.encode(count_1d(code, level))
+        d = _joined(self.join, d, pooled.flatten(1))  # D, [B, C, N]
         weight = torch.softmax(self.query(d).transpose(1, 2) @ self.key(d), -1)
         d = self.value(d) @ weight.transpose(1, 2)  # D'
         texture = d @ code.transpose(1, 2)  # R = D' E, [B, C, K]
@@ -167,16 +197,17 @@ class _Regions(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, C, h, w) -> (n, C, S, S)."""
-        s, channels = self.regions, x.shape[1]
+        s = self.regions
         h, w = x.shape[2] // s, x.shape[3] // s
-        cut = x.unflatten(3, (s, w)).unflatten(2, (s, h)).permute(0, 2, 4, 1, 3, 5)
-        cut = cut.flatten(0, 2)  # [B S S, C, h, w]
-        pooled = cut.mean((2, 3), keepdim=True)
-        code, level = quantise(_similarity(cut, pooled).flatten(1), self.levels, self.window)
-        counts = count_2d(code.unflatten(1, (h, w)), level)
-        mean = pooled.expand(-1, -1, self.levels, self.levels)
-        texture = self.join(torch.cat((self.encode(counts), mean), 1)).mean((2, 3))
-        return texture.unflatten(0, (-1, s, s)).permute(0, 3, 1, 2).reshape(-1, channels, s, s)
+        pooled = F.avg_pool2d(x, (h, w))
+        # Similarities are cut into regions, never the map itself: engines would copy it for each scale.
+        cut = _similarity(x, pooled).unflatten(2, (s, w)).unflatten(1, (s, h)).transpose(2, 3)
+        code, level = quantise(cut.flatten(3).flatten(0, 2), self.levels, self.window)
+        counts = self.encode(count_2d(code.unflatten(1, (h, w)), level))
+        convolution, activate = self.join
+        rows = pooled.permute(0, 2, 3, 1).flatten(0, 2)  # [B S S, C]
+        texture = activate(_joined(convolution, counts, rows)).mean((2, 3))
+        return texture.unflatten(0, (-1, s, s)).permute(0, 3, 1, 2)
 
 
 def _mlp(layer: type[nn.Conv1d] | type[nn.Conv2d], c_in: int, c_out: int) -> nn.Sequential:

@@ -129,6 +129,40 @@ def test_pyramid_sees_a_texture_only_in_its_own_region():
     assert moved[0, 1] == moved[1, 0] == moved[1, 1] == 0
 
 
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_regions_against_a_loop_over_cut_out_maps(scale):
+    """The statistics of each region by itself, its mean joined to them channel by channel."""
+    torch.manual_seed(1)
+    net = PyramidTexture(3, 4, statistics=6, levels=4, scales=(scale,), window="stlnet").eval()
+    regions = net.scales[0]
+    x = torch.randn(2, 6, 8, 16)
+    h, w = 8 // scale, 16 // scale
+    with torch.no_grad():
+        found = regions(x)
+        for y in range(scale):
+            for z in range(scale):
+                cut = x[:, :, y * h : (y + 1) * h, z * w : (z + 1) * w]
+                mean = cut.mean((2, 3), keepdim=True)
+                cosine = torch.cosine_similarity(cut, mean, dim=1)
+                code, level = quantise(cosine.flatten(1), 4, "stlnet")
+                counts = regions.encode(count_2d(code.unflatten(1, (h, w)), level))
+                joined = regions.join(torch.cat((counts, mean.expand_as(counts)), 1))
+                wanted = joined.mean((2, 3))
+                np.testing.assert_allclose(found[:, :, y, z], wanted, F32.rtol, F32.atol)
+
+
+def test_the_map_is_never_cut_or_turned():
+    """Engines hold maps channels last and would copy the whole of it there and back for each scale."""
+    net = PyramidTexture(3, 4, statistics=6, levels=4, scales=(1, 2, 4), window="stlnet").eval()
+    exported = torch.export.export(net, (torch.randn(1, 3, 16, 16),))
+    pixels = 16 * 16
+    for node in exported.graph.nodes:
+        shape = node.meta["val"].shape if isinstance(node.meta.get("val"), torch.Tensor) else ()
+        if "permute" in str(node.target) or "transpose" in str(node.target):
+            whole = math.prod(shape) >= 6 * pixels
+            assert not whole, f"{node.target} turns a map of {tuple(shape)}"
+
+
 def test_self_calibration_in_closed_form():
     net = SelfCalibratedConv(2, rate=2)
     net.full = net.coarse = net.out = nn.Identity()
