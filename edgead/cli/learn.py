@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from edgead.cli.common import (
     table,
 )
 from edgead.cli.view import IgnoreMaskOption, IgnoreOption, RoiOption, sketch_of
+from edgead.errors import ConfigError
 
 __all__ = ["register"]
 
@@ -100,6 +102,14 @@ def train(
     batch: Annotated[
         int | None, typer.Option(help="Images a training step; less where memory is short.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=JSON",
+            help="A setting of the method, such as light=0.3; repeat for more.",
+        ),
+    ] = None,
     roi: RoiOption = None,
     ignore: IgnoreOption = None,
     ignore_mask: IgnoreMaskOption = None,
@@ -128,6 +138,7 @@ def train(
     from edgead.train.run import train as train_bundle
 
     sketch = sketch_of(roi, ignore, ignore_mask, tiles, overlap)
+    chosen = dict(_setting(one) for one in settings or [])
     with progress_bar() as bar:
         trained = train_bundle(
             lambda: make_method(
@@ -138,6 +149,7 @@ def train(
                 image_size=image_size,
                 batch=batch,
                 seed=seed,
+                settings=chosen,
             ),
             data,
             out,
@@ -160,6 +172,20 @@ def train(
     }
     emit(result, as_json, lambda: table("trained", list(result.items())))
     say(f"next: edgead evaluate {out} DATA; edgead serve {out} --source URI")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``field=JSON`` -> field, value."""
+    name, equals, value = text.partition("=")
+    try:
+        if equals:
+            return name, json.loads(value)
+    except ValueError:
+        pass
+    raise ConfigError(
+        "SETTING_TEXT",
+        f"--set got {text!r}; want FIELD=JSON, such as light=0.3 or window='\"paper\"'.",
+    )
 
 
 def import_(

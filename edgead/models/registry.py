@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
+
+import msgspec
 
 from edgead.errors import ConfigError
 from edgead.models.backbones import DEFAULT_BACKBONE
@@ -51,8 +53,8 @@ def make_method(
             open and for ablations.
 
     Raises:
-        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, BATCH, SETTING_UNKNOWN, and those of the
-            backbone.
+        ConfigError: METHOD_UNKNOWN, RECIPE_UNKNOWN, IMAGE_SIZE, BATCH, SETTING_UNKNOWN, SETTING_TYPE, and those
+            of the method and the backbone.
     """
     if name not in METHODS:
         raise ConfigError(
@@ -76,21 +78,29 @@ def make_method(
     if batch is not None:
         config = replace(config, **{_batch_field(config): batch})
     if settings:
-        config = replace(config, **_known(settings, config, name))
+        config = replace(config, **_checked(settings, config, name))
     method: Method = getattr(module, class_name)(
         config, backbone=backbone, weights=weights, seed=seed
     )
     return method
 
 
-def _known(settings: Mapping[str, Any], config: Any, name: str) -> Mapping[str, Any]:
-    names = [one.name for one in fields(config)]
-    for key in settings:
+def _checked(settings: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
+    """Settings that the config has, lists become tuples, each of the type that it is declared with."""
+    names, types = [one.name for one in fields(config)], get_type_hints(type(config))
+    checked = {}
+    for key, value in settings.items():
         if key not in names:
             raise ConfigError(
                 "SETTING_UNKNOWN", f"{name} has no setting {key!r}; it has {', '.join(names)}."
             )
-    return settings
+        try:
+            checked[key] = msgspec.convert(value, types[key])
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                "SETTING_TYPE", f"{name}'s setting {key!r} is {value!r}: {error}."
+            ) from None
+    return checked
 
 
 def batch_of(method: Method) -> int:

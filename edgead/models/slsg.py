@@ -84,6 +84,8 @@ class SlsgConfig:
         freeze_encoder: Keep the encoder as GPT-Net left it.
         logical_share: Share of simulated defects that are logical; the rest is half textures, half tiles.
         textures: Folder of textures for structural defects; None makes them.
+        light: Every training image comes under another light, see `parts_defects.relit`; 0, the paper's, keeps
+            it.
         gamma: Of the focal loss.
         weights: alpha_4 to alpha_6 of Eq. 11: focal, l1, bottleneck.
         optimiser: Of SegNet: the paper's ``sgd``, or ``adam``.
@@ -116,6 +118,7 @@ class SlsgConfig:
     freeze_encoder: bool = True
     logical_share: float = 0.5
     textures: str | None = None
+    light: float = 0.0
     gamma: float = 4.0
     weights: tuple[float, float, float] = (0.4, 0.6, 0.3)
     optimiser: Literal["sgd", "adam"] = "sgd"
@@ -189,7 +192,7 @@ class Slsg:
         """
         folder = self.config.textures
         textures = procedural_texture if folder is None else texture_folder(folder)
-        source = DefectSource(images, loop.rng, textures=textures)
+        source = DefectSource(images, loop.rng, textures=textures, light=self.config.light)
         parts = (self.net, self.generator, self.discriminator, self.input)
         for part in parts:
             laid_out(part.to(loop.device))

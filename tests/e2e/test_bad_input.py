@@ -80,6 +80,15 @@ def test_a_file_for_a_folder(edgead_command, good, tmp_path):
     )
 
 
+def test_a_setting_that_is_no_json(edgead_command, good):
+    for text in ("hidden", "hidden=much"):
+        refused(
+            edgead_command("train", good, "--set", text),
+            f"[SETTING_TEXT] --set got '{text}'; want FIELD=JSON, such as light=0.3 or "
+            "window='\"paper\"'.",
+        )
+
+
 def test_a_text_file_in_the_folder(edgead_command, good, tmp_path):
     sheet(good)
     for words in (("train",), ("commission", PATH)):

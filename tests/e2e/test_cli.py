@@ -72,6 +72,7 @@ def test_train_on_a_root_with_own_weights(command, root, tmp_path):
     torch.save(timm.create_model(BACKBONE).state_dict(), weights)
     out = tmp_path / "part.edgead"
     words = ("train", root, "--out", out, "--backbone", BACKBONE, "--weights", weights)
+    words = (*words, "--set", "hidden=48", "--set", "neighbourhood=1")
     result = command(*words, "--image-size", 64, "--epochs", 1, "--seed", 3, "--json")
     found = only_json(result)
     assert set(found) == {
@@ -89,6 +90,7 @@ def test_train_on_a_root_with_own_weights(command, root, tmp_path):
     assert found["threshold"] == bundle.manifest.thresholds.threshold
     assert (bundle.manifest.training.weights, bundle.manifest.training.seed) == ("own.pth", 3)
     assert bundle.manifest.training.images == 40  # train/good, never test
+    assert (bundle.manifest.config["hidden"], bundle.manifest.config["neighbourhood"]) == (48, 1)
     assert "8 held-out good images" in result[2]
 
 

@@ -60,6 +60,44 @@ def test_a_setting_that_the_method_lacks_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "slsg",
+            {"light": "much"},
+            "[SETTING_TYPE] slsg's setting 'light' is 'much': Expected `float`, got `str`.",
+        ),
+        (
+            "mlff",
+            {"window": "round"},
+            "[SETTING_TYPE] mlff's setting 'window' is 'round': Invalid enum value 'round'.",
+        ),
+        (
+            "slsg",
+            {"rectangle_sides": [40]},
+            "[SETTING_TYPE] slsg's setting 'rectangle_sides' is [40]: Expected `array` of length 2, got 1.",
+        ),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(name, settings, message):
+    with pytest.raises(ConfigError) as error:
+        make_method(name, settings=settings)
+    assert str(error.value) == message
+
+
+def test_a_list_becomes_the_tuple_that_the_config_holds():
+    method = make_method(
+        "slsg",
+        backbone="test_efficientnet",
+        weights="random",
+        image_size=64,
+        settings={"rectangle_sides": [20, 60], "light": 1},
+    )
+    assert method.config.rectangle_sides == (20, 60)
+    assert method.config.light == 1.0
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (
