@@ -46,9 +46,7 @@ __all__ = ["PRECISIONS", "quantize"]
 PRECISIONS = ("bf16", "fp16", "int8")
 HALF = "model.fp16.onnx"
 INT8 = [*FORMS.values(), CONV_ONLY]
-_PROOFS = 6  # INT8 plans that proof may refuse before it is given up
-#: Score change, score_scale, up to which bf16 may compute what is not quantised of an INT8 graph.
-_BF16_ERROR = 0.03
+_PROOFS = 8  # INT8 plans that proof may refuse before it is given up
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float], None]
 
@@ -174,6 +172,8 @@ class _Job:
             frozenset(kept_nodes(plans.nodes, self.recipe.int8) | first_depthwise(plans.model)),
             self.limits,
             costs(plans.model),
+            # A recipe that keeps weights exact keeps what is computed with them exact, too.
+            bf16="openvino" in self.backends and not self.recipe.weights,
             minutes=self.minutes,
             journal=self._journal_path(),
             report=self.report,
@@ -229,7 +229,8 @@ class _Job:
         self.members |= {name: None for name in members if name in self.bundle.members}
 
     def _journal_path(self) -> Path:
-        identity = f"{frames_hash(self.frames.tensors)} {self.limits} {self.layout} {self.seed}"
+        # The last word changes with what a plan of the same name means.
+        identity = f"{frames_hash(self.frames.tensors)} {self.limits} {self.layout} {self.seed} f32"
         own = hashlib.sha256(f"{_model_hash(self.bundle)} {identity}".encode()).hexdigest()
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = folder / "edgead" / "quantize"
@@ -268,17 +269,6 @@ class _Plans:
         self._rounded = round_weights(self.model, rounding, tensors)
         base = open_backend(self._backend, job.bundle.members, threads=job.threads)
         self._reference = score_frames(job.bundle, base, job.frames.choose)
-        self._float_parts = "f32" if exact or not self._holds_bf16() else ""
-
-    def _holds_bf16(self) -> bool:
-        """Whether what is not quantised may be left to bf16: FP32's graph in bf16 flips nothing."""
-        job = self._job
-        if "openvino" not in job.backends:
-            return False
-        engine = open_backend("openvino", job.bundle.members, precision="bf16", threads=job.threads)
-        found = score_frames(job.bundle, engine, job.frames.choose)
-        one = agreement(self._manifest, job.frames.choose, self._reference, found, job.limits)
-        return one.flips <= job.limits.flips and one.score_change_rms <= _BF16_ERROR
 
     def make(self, plan: Plan, form: Form) -> bytes:
         """The quantised graph of a plan."""
@@ -286,8 +276,9 @@ class _Plans:
         chosen = [name for name in self.nodes if name not in plan.kept]
         rounded = self._rounded.restored(self.model, plan.kept) if plan.exact else self._rounded
         return int8_model(
-            rounded.model, ranges, chosen, form, rounded.levels, float_parts=self._float_parts
-        )
+            rounded.model, ranges, chosen, form, rounded.levels,
+            float_parts="" if plan.bf16 else "f32",
+        )  # fmt: skip
 
     def forms(self, plan: Plan) -> dict[str, bytes]:
         """Every member of a plan; the coarser layout too, where the plan quantises sums."""

@@ -4,8 +4,9 @@ As much INT8 as possible: everything that the recipe allows is tried first, unde
 Then each layer is quantised alone to see which hurts, and bisection finds how many must be restored to
 floating point: first those that harm much and save little time; what is not needed among them is given
 back, the costliest first. Restored layers keep eight-bit weights, for their bytes, unless these alone
-move scores too far: then they get their own back. Each trial is kept on disk, so that a search that was
-cut off goes on where it stood.
+move scores too far: then they get their own back. A plan that holds is tried again with bf16 for all that
+is not quantised, and that one is proven first. Each trial is kept on disk, so that a search that was cut
+off goes on where it stood.
 
 The choosing frames are few: they rank plans by how far scores move, and refuse those that flip a
 verdict. Whether the other limits hold is for proof to say, on frames that no plan was chosen by.
@@ -46,17 +47,19 @@ class Plan:
         kept: Nodes that compute in floating point.
         exact: Whether these keep the weights that training gave them; else theirs have eight bits too,
             a quarter of the bytes.
+        bf16: Whether they may be computed in bf16, where the CPU can.
     """
 
     calibrator: Calibrator
     kept: frozenset[str] = frozenset()
     exact: bool = False
+    bf16: bool = False
 
     @property
     def key(self) -> str:
         """Identity in the journal."""
-        exact = "exact " if self.exact else ""
-        return f"{self.calibrator} | {exact}{' '.join(sorted(self.kept))}"
+        marks = ("exact " if self.exact else "") + ("bf16 " if self.bf16 else "")
+        return f"{self.calibrator} | {marks}{' '.join(sorted(self.kept))}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Trial:
             row["only"] = quantised[0]
         else:
             row["kept"] = sorted(self.plan.kept)
-        row["exact"] = self.plan.exact
+        row |= {"exact": self.plan.exact, "bf16": self.plan.bf16}
         if self.agreement is not None:
             one = self.agreement
             row |= {
@@ -103,6 +106,7 @@ class Search:
         kept: Those that the recipe keeps in floating point.
         limits: What must hold.
         costs: Time that each node takes in floating point, in any unit.
+        bf16: Whether there is an engine that computes in bf16.
         minutes: Budget of new trials; what was remembered costs nothing.
         journal: File that trials are remembered in; None remembers in memory.
         report: Called with a stage and the share of the budget spent.
@@ -113,6 +117,7 @@ class Search:
     kept: frozenset[str]
     limits: Limits
     costs: Mapping[str, float] = field(default_factory=dict)
+    bf16: bool = False
     minutes: float = 10.0
     journal: Path | None = None
     report: Callable[[str, float], None] | None = None
@@ -134,6 +139,10 @@ class Search:
         """
         max_error = float("inf")
         while (found := self._find(max_error)) is not None:
+            if self.bf16:
+                faster = self._try(replace(found.plan, bf16=True), "bf16 for the rest")
+                if faster is not None and faster.holds(self.limits, max_error):
+                    yield faster
             yield found
             max_error = _CLOSER * found.error()
 

@@ -177,7 +177,7 @@ def test_a_plan_with_sums_comes_in_the_coarser_layout_too():
     for values in watch(model, pictures(2), list(plans._histograms)):
         for name, array in values.items():
             plans._histograms[name].add(array)
-    plans._rounded, plans._float_parts = Rounded(model, {}), ""
+    plans._rounded = Rounded(model, {})
     forms = plans.forms(Plan(Calibrator("minmax")))
     assert set(forms) == {*FORMS.values(), CONV_ONLY}
     assert quantised_sums(forms[FORMS["qdq"]]) == 1
@@ -239,6 +239,31 @@ def test_as_few_layers_as_needed_are_restored():
 def test_a_plan_that_proof_refuses_is_followed_by_a_closer_one():
     found = [trial.plan.kept for trial in search(Simulated()).plans()]
     assert found == [{"a", "c"}, {"a", "c", "e"}, {"a", "c", "d", "e"}]
+
+
+def test_the_rest_in_bf16_is_proven_first_where_it_holds():
+    """Each plan twice, the faster one first; bf16 that flips a verdict is not asked for."""
+
+    class Rounds(Simulated):
+        def __init__(self, harm):
+            super().__init__()
+            self.harm = harm
+
+        def __call__(self, plan):
+            found = super().__call__(plan)
+            error = found.score_change_rms + self.harm * plan.bf16
+            return Agreement(
+                **{**GOOD.__dict__, "score_change_rms": error, "flips": int(error > 0.1)}
+            )
+
+    plans = search(Rounds(0.01), bf16=True).plans()
+    first, second, third = next(plans), next(plans), next(plans)
+    assert (first.plan.kept, first.plan.bf16) == ({"a", "c"}, True)
+    assert (second.plan.kept, second.plan.bf16) == ({"a", "c"}, False)
+    assert third.error() <= 0.7 * second.error()
+    assert first.plan.key == "mse | bf16 a c"
+    assert first.row()["bf16"]
+    assert not any(trial.plan.bf16 for trial in search(Rounds(0.09), bf16=True).plans())
 
 
 def test_what_need_not_be_restored_is_given_back():
