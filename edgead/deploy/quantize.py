@@ -46,7 +46,7 @@ __all__ = ["PRECISIONS", "quantize"]
 PRECISIONS = ("bf16", "fp16", "int8")
 HALF = "model.fp16.onnx"
 INT8 = [*FORMS.values(), CONV_ONLY]
-_PROOFS = 8  # INT8 plans that proof may refuse before it is given up
+_PROOFS = 12  # INT8 plans that proof may refuse before it is given up
 _log = logging.getLogger(__name__)
 Report = Callable[[str, float], None]
 
@@ -199,7 +199,7 @@ class _Job:
     ) -> bool:
         """Certificates on each back end; True when the first passed, which INT8 was searched on.
 
-        A former attempt's certificates are replaced.
+        When it did not, the others are not asked. A former attempt's certificates are replaced.
         """
         candidate = self.bundle.with_members(members)
         made = []
@@ -212,6 +212,8 @@ class _Job:
                     defects=self.frames.record["defects"], search=search,
                 )
             )  # fmt: skip
+            if not made[0]["passed"]:
+                break
         self.made = merged(self.made, made)
         return bool(made[0]["passed"])
 

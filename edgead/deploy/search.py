@@ -1,12 +1,12 @@
 """Finds a way to INT8 that keeps the verdicts: calibrators, then layers restored by need.
 
-As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator.
-Then each layer is quantised alone to see which hurts, and bisection finds how many must be restored to
-floating point: first those that harm much and save little time; what is not needed among them is given
-back, the costliest first. Restored layers keep eight-bit weights, for their bytes, unless these alone
-move scores too far: then they get their own back. A plan that holds is tried again with bf16 for all that
-is not quantised, and that one is proven first. Each trial is kept on disk, so that a search that was cut
-off goes on where it stood.
+As much INT8 as possible: everything that the recipe allows is tried first, under each calibrator. When
+proof refuses all of these that hold, each layer is quantised alone to see which hurts, and bisection finds
+how many must be restored to floating point: first those that harm much and save little time; what is not
+needed among them is given back, the costliest first. Restored layers keep eight-bit weights, for their
+bytes, unless these alone move scores too far: then they get their own back. A plan that holds is tried
+again with bf16 for all that is not quantised, and that one is proven first. Each trial is kept on disk, so
+that a search that was cut off goes on where it stood.
 
 The choosing frames are few: they rank plans by how far scores move, and refuse those that flip a
 verdict. Whether the other limits hold is for proof to say, on frames that no plan was chosen by.
@@ -134,32 +134,37 @@ class Search:
     def plans(self) -> Iterator[Trial]:
         """Plans that hold on the choosing frames, most INT8 first.
 
-        Each one asked for after the first moves scores at most 0.7 times as far as the one before: it
-        is asked for because proof failed. Ends when the budget is spent or nothing is left to try.
+        One is asked for after another because proof failed. First every calibrator that holds with
+        everything quantised, the least score change first; then layers are restored, and each plan moves
+        scores at most 0.7 times as far as the one before. Ends when the budget is spent or nothing is
+        left to try.
         """
+        tried = [self._try(Plan(one, self.kept), "calibrators") for one in CALIBRATORS]
+        whole = sorted((one for one in tried if one is not None), key=Trial.error)
         max_error = float("inf")
-        while (found := self._find(max_error)) is not None:
-            if self.bf16:
-                faster = self._try(replace(found.plan, bf16=True), "bf16 for the rest")
-                if faster is not None and faster.holds(self.limits, max_error):
-                    yield faster
-            yield found
+        for one in whole:
+            if one.holds(self.limits, float("inf")):
+                yield from self._with_bf16(one, float("inf"))
+                max_error = _CLOSER * whole[0].error()
+        while whole and (found := self._restored(whole[0], max_error)) is not None:
+            yield from self._with_bf16(found, max_error)
             max_error = _CLOSER * found.error()
+
+    def _with_bf16(self, found: Trial, max_error: float) -> Iterator[Trial]:
+        """A plan with bf16 for what is not quantised, where that holds too; then as it is."""
+        if self.bf16:
+            faster = self._try(replace(found.plan, bf16=True), "bf16 for the rest")
+            if faster is not None and faster.holds(self.limits, max_error):
+                yield faster
+        yield found
 
     def closest(self) -> Trial | None:
         """The trial with the least score change; one of a single quantised layer is no candidate."""
         whole = [t for t in self.trials if len(t.plan.kept) < len(self.nodes) - 1]
         return min(whole, key=Trial.error, default=None)
 
-    def _find(self, max_error: float) -> Trial | None:
-        whole = [self._try(Plan(one, self.kept), "calibrators") for one in CALIBRATORS]
-        done = [trial for trial in whole if trial is not None]
-        if not done:
-            return None
-        holding = [one for one in done if one.holds(self.limits, max_error)]
-        if holding:
-            return min(holding, key=Trial.error)
-        start = min(done, key=Trial.error)
+    def _restored(self, start: Trial, max_error: float) -> Trial | None:
+        """The start with as few layers restored as hold."""
         # Where eight-bit weights alone are too coarse, restoring activations cannot help.
         floor = self._try(replace(start.plan, kept=frozenset(self.nodes)), "weights alone")
         if floor is None:

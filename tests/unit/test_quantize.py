@@ -241,6 +241,26 @@ def test_a_plan_that_proof_refuses_is_followed_by_a_closer_one():
     assert found == [{"a", "c"}, {"a", "c", "e"}, {"a", "c", "d", "e"}]
 
 
+def test_proof_is_asked_of_every_calibrator_that_holds_before_layers_are_restored():
+    class Calibrators(Simulated):
+        """Everything quantised, one clips too much and the others differ a little."""
+
+        def __call__(self, plan):
+            self.asked.append(plan)
+            order = CALIBRATORS.index(plan.calibrator)
+            error = 0.05 + 0.01 * order - 0.01 * len(plan.kept)
+            flips = int(order == len(CALIBRATORS) - 1)
+            return Agreement(**{**GOOD.__dict__, "score_change_rms": error, "flips": flips})
+
+    found = search(Calibrators()).plans()
+    whole = [next(found) for _ in CALIBRATORS[:-1]]
+    assert [one.plan for one in whole] == [Plan(one) for one in CALIBRATORS[:-1]]
+    restored = next(found)
+    assert restored.plan.calibrator == CALIBRATORS[0]
+    assert restored.plan.kept
+    assert restored.error() <= 0.7 * whole[0].error()
+
+
 def test_the_rest_in_bf16_is_proven_first_where_it_holds():
     """Each plan twice, the faster one first; bf16 that flips a verdict is not asked for."""
 
