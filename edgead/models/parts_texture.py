@@ -107,7 +107,8 @@ def _joined(
     weight, half = join.weight, statistics.shape[1]
     convolve = F.conv1d if statistics.ndim == 3 else F.conv2d
     once = F.linear(pooled, weight[:, half:].flatten(1), join.bias)
-    return convolve(statistics, weight[:, :half]) + once[(..., *(None,) * (statistics.ndim - 2))]
+    levels = (1,) * (statistics.ndim - 2)
+    return convolve(statistics, weight[:, :half]) + once.unflatten(1, (-1, *levels))
 
 
 class TextureEnhancement(nn.Module):
