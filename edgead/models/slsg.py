@@ -84,8 +84,7 @@ class SlsgConfig:
         freeze_encoder: Keep the encoder as GPT-Net left it.
         logical_share: Share of simulated defects that are logical; the rest is half textures, half tiles.
         textures: Folder of textures for structural defects; None makes them.
-        light: Every training image comes under another light, see `parts_defects.relit`; 0, the paper's, keeps
-            it.
+        light: How far `parts_defects.relit` changes the light of each training image; the paper: 0.
         gamma: Of the focal loss.
         weights: alpha_4 to alpha_6 of Eq. 11: focal, l1, bottleneck.
         optimiser: Of SegNet: the paper's ``sgd``, or ``adam``.
@@ -187,8 +186,7 @@ class Slsg:
         """Train GPT-Net against D-Net, then SegNet on simulated defects.
 
         Raises:
-            CalibrationError: TOO_FEW_IMAGES, ANOMALY_INVISIBLE, LOSS_NOT_FINITE; and those of a folder
-                of textures.
+            CalibrationError: TOO_FEW_IMAGES, ANOMALY_INVISIBLE, LOSS_NOT_FINITE; a texture folder's.
         """
         folder = self.config.textures
         textures = procedural_texture if folder is None else texture_folder(folder)
