@@ -84,7 +84,7 @@ class DefectSource:
 def relit(image: NDArray[np.uint8], rng: np.random.Generator, amount: float) -> NDArray[np.uint8]:
     """The image as under another light: brightness, contrast and colour balance drawn anew.
 
-    A person's hand, a cloud or a lamp's age changes a whole image and is no defect.
+    A person's hand, a cloud or a lamp's age changes a whole image and is no defect. Ours, no paper's.
 
     Args:
         image: (h, w, 3) uint8, left as it is.
@@ -99,7 +99,7 @@ def relit(image: NDArray[np.uint8], rng: np.random.Generator, amount: float) -> 
     contrast = np.exp(rng.uniform(-amount / 2, amount / 2))
     gain = brightness * np.exp(rng.uniform(-amount / 2, amount / 2, 3))
     mean = image.mean(axis=(0, 1))
-    # A linear change of 256 values a channel: a table costs less than the pixels' arithmetic.
+    # Worked out for each value that a pixel can have, not for each pixel.
     levels = np.arange(256.0)[:, None]
     table = np.clip(((levels - mean) * contrast + mean) * gain, 0, 255).round().astype(np.uint8)
     return np.stack([table[:, c][image[..., c]] for c in range(3)], axis=-1)
