@@ -169,5 +169,7 @@ def _certificates(result: dict[str, Any]) -> list[tuple[str, Any]]:
     for one in result["certificates"]:
         figures = ", ".join(f"{key} {number(value)}" for key, value in one["figures"].items())
         state = "passed" if one["passed"] else "NOT passed"
+        if one.get("refused"):
+            state += f" after {one['refused']} other plans were refused on the same frames"
         rows.append((f"{one['precision']} on {one['backend']}", f"{state}: {figures}"))
     return rows

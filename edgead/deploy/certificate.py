@@ -59,6 +59,7 @@ def issue(
     threads: int = 0,
     defects: str = "simulated",
     search: Sequence[Mapping[str, Any]] = (),
+    refused: int = 0,
 ) -> dict[str, Any]:
     """Measure one precision on one back end of this machine.
 
@@ -71,6 +72,8 @@ def issue(
         threads: CPU threads; 0 leaves the choice to the back end.
         defects: ``labelled`` or ``simulated``: what AUROC was measured with.
         search: Table of what was tried, kept in the certificate.
+        refused: Other plans for this precision that were refused on these frames before: each makes a
+            pass weaker evidence.
 
     Returns:
         The certificate, plain values. An engine that refuses the model, or gives values that are not
@@ -97,6 +100,7 @@ def issue(
         "defects": defects,
         "limits": asdict(limits),
         "search": [dict(row) for row in search],
+        "refused": refused,
     }
     figures: dict[str, Any] = {
         "speedup": 0.0,
@@ -168,11 +172,12 @@ def certify(
     for index, precision in enumerate(wanted):
         if report is not None:
             report(f"certify {backend} {precision}", index / len(wanted))
+        search, refused = _search_of(bundle, precision)
         made.append(
             issue(
                 bundle, frames, backend=backend, precision=precision, limits=limits,
                 threads=threads, defects="labelled" if labelled else "simulated",
-                search=_search_of(bundle, precision),
+                search=search, refused=refused,
             )
         )  # fmt: skip
     table = merged(certificates(bundle), made)
@@ -201,10 +206,11 @@ def _calibrated_on(bundle: Bundle) -> frozenset[str]:
     return frozenset(image["sha256"] for image in record.get("images", []))
 
 
-def _search_of(bundle: Bundle, precision: str) -> list[dict[str, Any]]:
-    """How the model of a precision was found: the table goes from certificate to certificate."""
-    tables = [c.get("search", []) for c in certificates(bundle) if c["precision"] == precision]
-    return max(tables, key=len, default=[])
+def _search_of(bundle: Bundle, precision: str) -> tuple[list[dict[str, Any]], int]:
+    """How the model of a precision was found: table and count go from certificate to certificate."""
+    old = [c for c in certificates(bundle) if c["precision"] == precision]
+    table = max((c.get("search", []) for c in old), key=len, default=[])
+    return table, max((c.get("refused", 0) for c in old), default=0)
 
 
 def _is_held(bundle: Bundle, backend: str, precision: str) -> bool:

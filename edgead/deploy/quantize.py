@@ -178,15 +178,15 @@ class _Job:
             journal=self._journal_path(),
             report=self.report,
         )
-        for tried, trial in enumerate(search.plans()):
+        for refused, trial in enumerate(search.plans()):
             forms = plans.forms(trial.plan)
             table = [one.row(plans.nodes) for one in search.trials]
-            if self._certify("int8", forms, self.backends, table):
+            if self._certify("int8", forms, self.backends, table, refused):
                 self.members |= {name: None for name in INT8 if name in self.bundle.members}
                 self.members |= forms
                 self.record["int8"] = trial.row() | {"layout": self.layout}
                 return
-            if tried + 1 == _PROOFS:
+            if refused + 1 == _PROOFS:
                 break
         self._refuse("int8", INT8, _closest(search))
 
@@ -196,6 +196,7 @@ class _Job:
         members: dict[str, bytes],
         backends: Sequence[str],
         search: Sequence[dict[str, Any]] = (),
+        refused: int = 0,
     ) -> bool:
         """Certificates on each back end; True when the first passed, which INT8 was searched on.
 
@@ -210,6 +211,7 @@ class _Job:
                     candidate, self.frames.prove, backend=backend, precision=precision,
                     limits=self.limits, threads=self.threads,
                     defects=self.frames.record["defects"], search=search,
+                    refused=refused,
                 )
             )  # fmt: skip
             if not made[0]["passed"]:

@@ -27,9 +27,9 @@ def precision_section(certificates: Sequence[Mapping[str, Any]]) -> str:
     frames = sorted({one["figures"].get("frames", 0) for one in certificates})
     defects = " and ".join(sorted({one.get("defects", "simulated") for one in certificates}))
     missed = "".join(
-        f"<dt>{escape(_name(one))}</dt><dd>{escape('; '.join(one['reasons']))}</dd>"
+        f"<dt>{escape(_name(one))}</dt><dd>{escape('; '.join(notes))}</dd>"
         for one in certificates
-        if not one["passed"]
+        if (notes := _notes(one))
     )
     reasons = f'<dl class="facts">{missed}</dl>' if missed else ""
     return (
@@ -43,6 +43,13 @@ def precision_section(certificates: Sequence[Mapping[str, Any]]) -> str:
         f'<table aria-labelledby="precisions"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{reasons}</section>"
     )
+
+
+def _notes(one: Mapping[str, Any]) -> list[str]:
+    """Why it does not hold, and what makes it weaker evidence than it looks."""
+    refused = one.get("refused", 0)
+    tried = f"before it, {refused} other ways to {one['precision']} were refused on these frames"
+    return [*one["reasons"], *([tried] if refused else [])]
 
 
 def _name(one: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from gravel import PATH, gravel_bundle, with_blot
 from edgead.bundle import CALIBRATION, CERTIFICATES, MODEL, read_bundle
 from edgead.deploy import quantize as module
 from edgead.deploy.agreement import Limits
-from edgead.deploy.certificate import certify
+from edgead.deploy.certificate import certify, issue
 from edgead.deploy.qdq import FORMS
 from edgead.deploy.quantize import HALF, quantize
 from edgead.detector import Detector
@@ -113,6 +113,24 @@ def test_when_nothing_holds_nothing_is_added_and_the_closest_is_named(bundle, go
     assert "(limit 1.1)" in note
     held = read_bundle(bundle).members
     assert not set(FORMS.values()) & set(held)
+
+
+def test_plans_that_the_same_frames_refused_are_counted(bundle, good, monkeypatch):
+    """A pass after refusals on the same frames is weaker evidence: the certificate says how many."""
+    asked = []
+
+    def strict(*args, **options):
+        one = issue(*args, **options)
+        asked.append(one["refused"])
+        passed = one["passed"] and len(asked) > 2
+        return {**one, "passed": passed, "reasons": [] if passed else ["refused by the test"]}
+
+    monkeypatch.setattr(module, "issue", strict)
+    told = quantize(bundle, good, precisions=("int8",), limits=WIDE, minutes=2, threads=1)
+    assert asked == [0, 1, 2, 2], "two refused, then one proven on both back ends"
+    assert [c["refused"] for c in told["certificates"]] == [2, 2]
+    again = certify(bundle, good, backend="onnxruntime", limits=WIDE, threads=1)
+    assert [c["refused"] for c in again["certificates"]] == [2]
 
 
 def test_a_cut_leaves_the_old_bundle(bundle, good, monkeypatch):

@@ -359,6 +359,15 @@ def test_certificates_are_drawn(tmp_path):
         "bf16 on openvino": ["A CPU", "no", "–", "–", "–", "–", "–", "–", "50 %"],
     }  # fmt: skip
     assert "1 &lt;verdict&gt; flips" in shown
+    assert "refused on these frames" not in shown
+
+
+def test_a_certificate_after_refusals_says_so(tmp_path):
+    shown = page(tmp_path, certificates=[certificate(refused=3)])
+    assert (
+        "<dt>int8 on openvino</dt><dd>before it, 3 other ways to int8 were refused on these frames</dd>"
+        in shown
+    )
 
 
 def test_a_bundle_without_certificates_has_no_such_section(tmp_path):
