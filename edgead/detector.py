@@ -45,6 +45,9 @@ class Detector:
         backend: ``auto``, or a name, which is then used or raises; nothing is fallen back to.
         precision: ``auto`` (fp32, or the fastest that is certified here), or a name.
         threads: CPU threads of the engine; 0 leaves the choice to it.
+        hint: ``latency`` judges one frame as fast as can be, on all threads. ``throughput`` judges more
+            frames a second, each on one thread and therefore later: for several cameras on one
+            detector, and for `batch`. A GPU knows no difference.
         score_only: Compute verdict and score alone: no map, mask and regions.
         check_ranges: Refuse frames outside the commissioned brightness and sharpness.
         self_check: Judge the bundle's golden images at the start; a bundle that has none is run, with
@@ -66,6 +69,7 @@ class Detector:
         backend: str = "auto",
         precision: str = "auto",
         threads: int = 0,
+        hint: str = "latency",
         score_only: bool = False,
         check_ranges: bool = True,
         self_check: bool = True,
@@ -77,6 +81,7 @@ class Detector:
             backend=backend,
             precision=precision,
             threads=threads,
+            hint=hint,
             score_only=score_only,
             check_ranges=check_ranges,
             cache_dir=cache_dir,
@@ -133,7 +138,7 @@ class Detector:
         self._check_state()
         self._is_streaming = True
         self._hold_off_builds()
-        return stream.run(self, source, **options)
+        return stream.run(self, source, **{"workers": self._models.live.in_flight, **options})
 
     def triggered(self, *, deadline_ms: float | None, **options: Any) -> Triggered:
         """Answer a line's triggers: ``station.on_trigger(trigger_id, frame)`` gives its `Outcome`.

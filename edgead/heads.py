@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,23 +113,20 @@ def check_maps(maps: _Maps, flat: Sequence[bool] | None = None) -> None:
     Raises:
         BackendError: BACKEND_NONFINITE or BACKEND_DEGENERATE.
     """
-    flat_maps = maps.reshape(len(maps), -1)  # one axis: NumPy takes a third of the time over two
-    low, high = flat_maps.min(axis=1), flat_maps.max(axis=1)  # NaN spreads through both
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise BackendError(
-            "BACKEND_NONFINITE",
-            "the engine's anomaly map holds NaN or infinity.",
-            "Such a frame is never judged; run: edgead verify BUNDLE.",
-        )
-    dead = low == high
-    if flat is not None:
-        dead &= ~np.asarray(flat)
-    if bool(dead.any()):
-        raise BackendError(
-            "BACKEND_DEGENERATE",
-            f"every value of the engine's anomaly map is {float(low[dead][0]):.4g}.",
-            "Such a frame is never judged; run: edgead verify BUNDLE.",
-        )
+    for i, one in enumerate(maps):
+        low, high = float(one.min()), float(one.max())  # NaN spreads through both
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise BackendError(
+                "BACKEND_NONFINITE",
+                "the engine's anomaly map holds NaN or infinity.",
+                "Such a frame is never judged; run: edgead verify BUNDLE.",
+            )
+        if low == high and not (flat is not None and flat[i]):
+            raise BackendError(
+                "BACKEND_DEGENERATE",
+                f"every value of the engine's anomaly map is {low:.4g}.",
+                "Such a frame is never judged; run: edgead verify BUNDLE.",
+            )
 
 
 def _ignored_cells(ignore: NDArray[np.bool_], cells: tuple[int, ...]) -> NDArray[np.bool_]:

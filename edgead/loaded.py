@@ -40,6 +40,7 @@ class LoadedBundle:
     Attributes:
         bundle: The bundle in memory.
         choice: Back end and precision.
+        in_flight: Frames that several cameras together should have judged at the same time.
         unverified: Why the latest golden check failed; empty when it held.
     """
 
@@ -50,6 +51,7 @@ class LoadedBundle:
         backend: str = "auto",
         precision: str = "auto",
         threads: int = 0,
+        hint: str = "latency",
         score_only: bool = False,
         check_ranges: bool = True,
         self_check: bool = True,
@@ -67,10 +69,12 @@ class LoadedBundle:
             self.bundle.members,
             precision=self.choice.precision,
             threads=threads or self.choice.threads,
+            hint=hint,
             cache_dir=None if cache_dir is None else str(cache_dir),
             memory=memory or self.choice.memory,
             source=None if isinstance(bundle, Bundle) else str(bundle),
         )
+        self.in_flight: int = getattr(self._backend, "in_flight", 2) if hint == "throughput" else 1
         self.unverified = ""
         self._engine_hash = _engine_hash(self._backend, self.bundle, self.choice)
         try:

@@ -95,8 +95,17 @@ class Preprocess:
                 defect need not look like a good one.
 
         Raises:
-            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_TOO_LARGE, FRAME_RANGE, FRAME_CONSTANT,
-                FRAME_EXPOSURE or FRAME_ON_GPU.
+            FrameError: As of `prepare` and `check_picture`.
+        """
+        tensor, placement = self.prepare(frame)
+        self.check_picture(tensor[0], check_ranges=check_ranges)
+        return tensor, placement
+
+    def prepare(self, frame: Frame) -> tuple[NDArray[np.uint8], Placement]:
+        """What a call does but for `check_picture`, which then may run while the engine is at work.
+
+        Raises:
+            FrameError: FRAME_FORMAT, FRAME_SIZE, FRAME_TOO_LARGE, FRAME_RANGE or FRAME_ON_GPU.
         """
         layout = self.begin(frame)
         if not isinstance(frame.pixels, np.ndarray):
@@ -107,7 +116,6 @@ class Preprocess:
             )
         tensor = _CONVERT[frame.format](_to_8_bit(frame), layout.size, layout.crop)
         layout.paint(tensor)
-        self.check_picture(tensor, check_ranges=check_ranges)
         return tensor[None], layout.placement
 
     def begin(self, frame: Frame) -> Layout:

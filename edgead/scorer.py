@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_tensors
 from edgead.appearance import LOOKS, Appearance, measure
 from edgead.backends.base import Backend, Request
 from edgead.bundle import HEAD, Bundle
-from edgead.errors import BackendError, BundleError
+from edgead.errors import BackendError, BundleError, FrameError
 from edgead.forks import keep_in_children
 from edgead.frame import Frame
 from edgead.heads import Head
@@ -108,23 +108,25 @@ class Scorer:
             BackendError: The engine failed or its output is not finite.
         """
         started = time.perf_counter()
-        tensor, placement = self._preprocess(frame, check_ranges=check_ranges)
+        tensor, placement = self._preprocess.prepare(frame)
         prepared = time.perf_counter()
         if self._tiles is not None:
+            self._preprocess.check_picture(tensor[0], check_ranges=check_ranges)
             return self._tiled(tensor[0], placement, started, prepared)
         request = self._take()
         request.start({"image": tensor})
-        return self._finish(request, tensor, placement, started, prepared)
+        return self._finish(request, tensor, placement, started, prepared, check_ranges)
 
-    def each(self, frames: Iterable[Frame], *, in_flight: int = 2) -> Iterator[Scored]:
+    def each(self, frames: Iterable[Frame]) -> Iterator[Scored]:
         """Score many frames in order; preparing and finishing overlap with the engine."""
+        in_flight = getattr(self._backend, "in_flight", 2)
         if self._tiles is not None:  # a frame's own tiles keep the engine busy
             yield from map(self, frames)
             return
         pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float]] = deque()
         for frame in frames:
             started = time.perf_counter()
-            tensor, placement = self._preprocess(frame)
+            tensor, placement = self._preprocess.prepare(frame)
             prepared = time.perf_counter()
             if len(pending) == in_flight:
                 yield self._finish(*pending.popleft())
@@ -149,8 +151,15 @@ class Scorer:
         placement: Placement,
         started: float,
         prepared: float,
+        check_ranges: bool = True,
     ) -> Scored:
-        appearance = measure(tensor[0]) if self._is_measured else None  # the engine is at work
+        try:  # the engine is at work
+            self._preprocess.check_picture(tensor[0], check_ranges=check_ranges)
+            appearance = measure(tensor[0]) if self._is_measured else None
+        except FrameError:
+            request.wait()
+            self._free.append(request)
+            raise
         outputs = request.wait()
         maps, scores = self._head(outputs, placement.ignored)
         self._free.append(request)

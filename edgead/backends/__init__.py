@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     # Not at run time: the engine build's child process passes here and must not load NumPy.
     from edgead.backends.base import Backend
 
-__all__ = ["BACKENDS", "PRECISIONS", "member_for", "members_for", "open_backend"]
+__all__ = ["BACKENDS", "HINTS", "PRECISIONS", "member_for", "members_for", "open_backend"]
 
 BACKENDS = ("openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+HINTS = ("latency", "throughput")
 
 #: (back end, precision) -> bundle members that can serve it, best first.
 _MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -76,6 +77,7 @@ def open_backend(
     *,
     precision: str = "fp32",
     threads: int = 0,
+    hint: str = "latency",
     cache_dir: str | None = None,
     memory: str = "auto",
     source: str | None = None,
@@ -87,22 +89,29 @@ def open_backend(
         members: The bundle's.
         precision: Which of its models.
         threads: CPU threads; 0 leaves the choice to the back end.
+        hint: ``latency`` gives all threads to one frame; ``throughput`` gives each frame one thread, and
+            wants as many frames in flight as the back end's ``in_flight``. A GPU knows no difference.
         cache_dir: What OpenVINO compiles is kept there; GPU engines have a cache of their own.
         memory: ``auto``, ``pinned`` or ``mapped``, for GPUs.
         source: The bundle's file, for messages that name a command.
 
     Raises:
         BackendError: The back end is missing or refuses the model.
+        ConfigError: HINT.
     """
+    if hint not in HINTS:
+        raise ConfigError("HINT", f"hint is {hint!r}; want {' or '.join(HINTS)}.")
     model = members[member_for(name, precision, members)]
     if name == "openvino":
         from edgead.backends.ov import OpenVinoBackend
 
-        return OpenVinoBackend(model, precision=precision, threads=threads, cache_dir=cache_dir)
+        return OpenVinoBackend(
+            model, precision=precision, threads=threads, hint=hint, cache_dir=cache_dir
+        )
     if name == "onnxruntime":
         from edgead.backends.ort import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(model, precision=precision, threads=threads)
+        return OnnxRuntimeBackend(model, precision=precision, threads=threads, hint=hint)
     from edgead.backends import trt
 
     # One engine may refuse a form of Q/DQ that its sister takes; the last one quantises less.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,10 @@ class OnnxRuntimeBackend:
         model: The ONNX file's bytes.
         precision: What the graph was made for.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        hint: ``latency`` or ``throughput``, see `edgead.backends.open_backend`.
+
+    Attributes:
+        in_flight: Requests that keep it busy while others are prepared and finished.
 
     Raises:
         BackendError: PROVIDER when ONNX Runtime is not installed, MODEL_VERSION when the model is
@@ -43,7 +48,9 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, *, precision: str = "fp32", threads: int = 0) -> None:
+    def __init__(
+        self, model: bytes, *, precision: str = "fp32", threads: int = 0, hint: str = "latency"
+    ) -> None:
         try:
             ort: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
@@ -57,6 +64,10 @@ class OnnxRuntimeBackend:
         self.device = "CPU"
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        self.in_flight = 2
+        if hint == "throughput":  # a request runs on a thread of its own
+            self.in_flight = (threads or len(os.sched_getaffinity(0))) + 1
+            threads = 1
         if threads:
             options.intra_op_num_threads = threads
         try:

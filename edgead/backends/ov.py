@@ -31,10 +31,12 @@ class OpenVinoBackend:
         precision: Name for `edgead.backends.base.Backend.precision`; sets the inference hint.
         batch: Fixed batch of the input.
         threads: CPU threads; 0 leaves the choice to OpenVINO.
+        hint: ``latency`` or ``throughput``, see `edgead.backends.open_backend`.
         cache_dir: Folder for compiled blobs; None compiles at each start.
 
     Attributes:
         float_parts: What floating-point operations compute in: f32, bf16 or f16.
+        in_flight: Requests that keep it busy while others are prepared and finished.
 
     Raises:
         BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the
@@ -50,6 +52,7 @@ class OpenVinoBackend:
         precision: str = "fp32",
         batch: int = 1,
         threads: int = 0,
+        hint: str = "latency",
         cache_dir: str | None = None,
     ) -> None:
         try:
@@ -62,7 +65,12 @@ class OpenVinoBackend:
             ) from error
         self.version = str(self._ov.__version__).split("-")[0]
         self.precision = precision
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        config: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
+        if hint == "throughput":
+            # A stream for each thread: none waits for another's part of a layer. OpenVINO's own choice
+            # differs from release to release.
+            threads = threads or len(os.sched_getaffinity(0))
+            config["NUM_STREAMS"] = threads
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         if cache_dir:
@@ -94,6 +102,8 @@ class OpenVinoBackend:
                 f"openvino {self.version} refuses the model: {_first_line(error)}",
                 "Check the bundle: edgead verify BUNDLE --backend onnxruntime.",
             ) from error
+        # One is prepared or finished while it computes the others.
+        self.in_flight = 1 + int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.inputs: Mapping[str, TensorSpec] = {
             spec.name: spec for spec in map(_spec, self._compiled.inputs)

@@ -23,6 +23,7 @@ __all__ = [
     "BundleArgument",
     "DeadlineOption",
     "FreshOption",
+    "HintOption",
     "JournalOption",
     "JsonOption",
     "OutOption",
@@ -58,6 +59,9 @@ BackendOption = Annotated[
     str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")]
+HintOption = Annotated[
+    str, typer.Option(help="latency: each frame on all threads; throughput: more frames a second.")
+]
 PolicyOption = Annotated[
     str, typer.Option(help="auto, every, latest, drop_oldest(n) or reject_when_full.")
 ]

@@ -15,6 +15,7 @@ from edgead.cli.common import (
     BundleArgument,
     DeadlineOption,
     FreshOption,
+    HintOption,
     JournalOption,
     JsonOption,
     OutOption,
@@ -90,6 +91,7 @@ def run(
     fresh_s: FreshOption = 1.0,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    hint: HintOption = "latency",
     config: ConfigOption = None,
 ) -> None:
     """Camera loop: one JSON line an outcome on stdout.
@@ -102,7 +104,11 @@ def run(
     with (
         open_outputs(out or (), fresh_s=fresh_s) as publisher,
         Detector(
-            bundle, backend=backend, precision=precision, recheck_minutes=RECHECK_MINUTES
+            bundle,
+            backend=backend,
+            precision=precision,
+            hint=hint,
+            recheck_minutes=RECHECK_MINUTES,
         ) as detector,
     ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")
@@ -186,6 +192,10 @@ def _speeds(result: dict[str, Any]) -> list[tuple[str, Any]]:
     rows += [
         (f"batch {row['n']}", f"{row['fps']:.1f} fps, {row['ms_per_frame']:.2f} ms a frame")
         for row in result["batch"]
+    ]
+    rows += [
+        (f"{row['threads']} threads, {row['hint']}", f"{row['fps']:.1f} fps of frames in a batch")
+        for row in result["throughput"]
     ]
     if result["line_rate"] is not None:
         asked = result["line_rate"]

@@ -14,6 +14,7 @@ from edgead.cli.common import (
     BundleArgument,
     DeadlineOption,
     FreshOption,
+    HintOption,
     JournalOption,
     OutOption,
     PolicyOption,
@@ -67,6 +68,7 @@ def serve(
     ] = False,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
+    hint: HintOption = "latency",
     config: ConfigOption = None,
 ) -> None:
     """Camera loop with a live page, REST, Prometheus metrics and health.
@@ -89,7 +91,11 @@ def serve(
     with (
         open_outputs(out or (), fresh_s=fresh_s) as publisher,
         Detector(
-            bundle, backend=backend, precision=precision, recheck_minutes=RECHECK_MINUTES
+            bundle,
+            backend=backend,
+            precision=precision,
+            hint=hint,
+            recheck_minutes=RECHECK_MINUTES,
         ) as detector,
     ):
         say(f"{detector.choice.why}; bundle {detector.bundle.hash[:12]}; {settings_of(config)}")

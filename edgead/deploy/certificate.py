@@ -209,7 +209,7 @@ def _calibrated_on(bundle: Bundle) -> frozenset[str]:
 def _search_of(bundle: Bundle, precision: str) -> tuple[list[dict[str, Any]], int]:
     """How the model of a precision was found: table and count go from certificate to certificate."""
     old = [c for c in certificates(bundle) if c["precision"] == precision]
-    table = max((c.get("search", []) for c in old), key=len, default=[])
+    table: list[dict[str, Any]] = max((c.get("search", []) for c in old), key=len, default=[])
     return table, max((c.get("refused", 0) for c in old), default=0)
 
 

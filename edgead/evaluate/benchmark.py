@@ -7,6 +7,7 @@ both alike. What is measured is named: ``raw_engine`` is inference alone on prep
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgead import images
-from edgead.backends import open_backend
+from edgead.backends import HINTS, open_backend
 from edgead.bundle import Bundle
 from edgead.detector import Detector
 from edgead.errors import ConfigError
@@ -35,6 +36,7 @@ __all__ = ["benchmark"]
 WARM_UP_FRAMES = 10
 MAX_FRAMES = 64
 BATCHES = (1, 2, 4, 8)
+_TOGETHER = 16
 
 
 def benchmark(
@@ -97,9 +99,10 @@ def benchmark(
             "paced": paced,
             "line_rate": None,
             "power": power,
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "throughput": _over_threads(detector, frames, threads, seconds / 4),
             "throttle": {"before": cool, "after": warm},
             "gpu": gpu_figures(detector, frames),
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "machine": _machine(runner.engine.device),
         }
     if line_rate is not None:
@@ -205,6 +208,43 @@ def _batched(runner: _Runner, count: int, seconds: float) -> dict[str, float]:
         spent.append(runner.batch(count))
     median = float(np.median(spent))
     return {"n": count, "fps": count / median, "ms_per_frame": median * 1e3 / count}
+
+
+def _over_threads(
+    detector: Detector, frames: Sequence[Frame], most: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Frames a second handed over together, by threads and hint, the hints in turn; none on a GPU."""
+    if detector.choice.backend.startswith("tensorrt"):
+        return []
+    most = most or len(os.sched_getaffinity(0))
+    together = [frames[i % len(frames)] for i in range(_TOGETHER)]
+    rows = []
+    for count in sorted({*(1 << i for i in range(most.bit_length())), most}):
+        with contextlib.ExitStack() as opened:
+            engines = {
+                hint: opened.enter_context(
+                    Detector(
+                        detector.bundle,
+                        backend=detector.choice.backend,
+                        precision=detector.choice.precision,
+                        threads=count,
+                        hint=hint,
+                        self_check=False,
+                    )
+                )
+                for hint in HINTS
+            }
+            spent: dict[str, list[float]] = {hint: [] for hint in HINTS}
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end or len(spent[HINTS[-1]]) < 4:
+                for hint, engine in engines.items():
+                    started = time.perf_counter()
+                    engine.batch(together)
+                    spent[hint].append(time.perf_counter() - started)
+        for hint, times in spent.items():
+            fps = _TOGETHER / float(np.median(times[1:]))  # the first is warm-up
+            rows.append({"threads": count, "hint": hint, "fps": fps})
+    return rows
 
 
 def _percentiles(spent: Sequence[float]) -> dict[str, float]:

@@ -50,6 +50,27 @@ def test_one_inference(engine):
     np.testing.assert_allclose(found["anomaly_map"], expected(image()), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_for_throughput_each_frame_has_a_thread(name):
+    cpus = len(os.sched_getaffinity(0))
+    opened = open_backend(name, {"model.onnx": TINY_MODEL}, hint="throughput")
+    assert opened.in_flight == cpus + 1, "one is prepared or finished"
+    requests = [opened.open_request() for _ in range(opened.in_flight)]
+    for turn in range(3):
+        for i, request in enumerate(requests):
+            request.start({"image": image(turn + i)})
+        for i, request in enumerate(requests):
+            found = request.wait(10)["anomaly_map"]
+            np.testing.assert_allclose(found, expected(image(turn + i)), atol=1e-6)
+    opened.close()
+
+
+def test_an_unknown_hint_is_refused():
+    with pytest.raises(ConfigError) as error:
+        open_backend("openvino", {"model.onnx": TINY_MODEL}, hint="fast")
+    assert str(error.value) == "[HINT] hint is 'fast'; want latency or throughput."
+
+
 def test_infers_arrays_belong_to_the_caller(engine):
     request = engine.open_request()
     first = request.infer({"image": image(0)})["anomaly_map"]

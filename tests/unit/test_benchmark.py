@@ -41,6 +41,7 @@ def test_the_keys_that_programs_read(result):
         "stages_ms",
         "overhead_ratio",
         "batch",
+        "throughput",
         "line_rate",
         "power",
         "peak_rss_mb",
@@ -64,6 +65,9 @@ def test_the_figures_fit_together(result):
     assert [row["n"] for row in result["batch"]] == [1, 2, 4, 8]
     for row in result["batch"]:
         assert row["fps"] * row["ms_per_frame"] == pytest.approx(1000)
+    ways = [(row["threads"], row["hint"]) for row in result["throughput"]]
+    assert ways == [(1, "latency"), (1, "throughput")]
+    assert all(row["fps"] > 0 for row in result["throughput"])
     assert result["peak_rss_mb"] > 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import threading
 import time
@@ -64,6 +65,26 @@ def test_a_batch_is_the_same_as_one_by_one(detector):
         np.testing.assert_array_equal(one.anomaly_map, alone.anomaly_map)
         np.testing.assert_array_equal(one.mask, alone.mask)
     assert detector.batch([]) == []
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_the_throughput_hint_changes_no_verdict_and_streams_judge_several_at_once(backend):
+    frames = [gravel_frame(), with_blot(gravel_frame(), 30, 30)] * 6
+    with (
+        Detector(PATH, backend=backend, threads=1) as one,
+        Detector(PATH, backend=backend, hint="throughput") as many,
+    ):
+        expected = [one(frame).score for frame in frames]
+        assert [found.score for found in many.batch(frames)] == pytest.approx(expected, rel=1e-5)
+        cameras = {"left": iter(frames), "right": iter(frames)}
+        with many.stream(cameras, policy="every") as outcomes:
+            judging = [t for t in threading.enumerate() if t.name == "edgead judge"]
+            scores = {"left": [], "right": []}
+            for outcome in outcomes:
+                scores[outcome.source_id].append(outcome.detection.score)
+    assert len(judging) == len(os.sched_getaffinity(0)) + 1
+    for camera in scores.values():
+        assert camera == pytest.approx(expected, rel=1e-5), "in order"
 
 
 def test_results_of_different_calls_share_no_memory(detector):

@@ -43,9 +43,10 @@ def test_a_score_is_of_the_pixels(scorer):
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_many_frames_come_in_order_and_score_as_one_by_one(scorer, in_flight):
+def test_many_frames_come_in_order_and_score_as_one_by_one(scorer, in_flight, monkeypatch):
+    monkeypatch.setattr(scorer._backend, "in_flight", in_flight)
     several = frames(7)
-    together = list(scorer.each(several, in_flight=in_flight))
+    together = list(scorer.each(several))
     assert [one.score for one in together] == [scorer(frame).score for frame in several]
     for one, frame in zip(together, several, strict=True):
         np.testing.assert_array_equal(one.anomaly_map, scorer(frame).anomaly_map)
@@ -82,6 +83,7 @@ class _Counting(FakeBackend):
 
 
 def test_a_refused_frame_costs_no_request():
+    """Its picture is looked at while the engine is at work on it: the request comes back all the same."""
     backend = _Counting({"anomaly_map": _MAP}, input_shape=(1, 8, 8, 3))
     scorer = Scorer(tiny_bundle(), backend)
     dark = Frame(np.zeros((16, 16, 3), np.uint8))
