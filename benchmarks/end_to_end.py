@@ -3,8 +3,8 @@
     python benchmarks/end_to_end.py --bundle B [--bundle B2 ...] --data ROOT --weights RESNET18.pth --peers FOLDER
 
 anomalib lives in a virtual environment of its own under FOLDER, made on the first call (``pip install
-anomalib[openvino]``), where its PaDiM and PatchCore are trained on ``ROOT/train/good`` and exported once. Then each
-candidate is a process of its own; they judge the same decoded frames in short turns, one after the other, on the
+anomalib[openvino]``), where its PaDiM, PatchCore and STFPM are trained on ``ROOT/train/good`` and exported once. Then
+each candidate is a process of its own; they judge the same decoded frames in short turns, one after the other, on the
 same number of threads, and medians of the same run are compared. Accuracy is taken over all test images of ROOT,
 start-up from process start to the first verdict with a warm model cache, memory as the process's peak.
 """
@@ -29,7 +29,7 @@ from edgead.bundle import read_bundle
 from edgead.evaluate import data
 from edgead.evaluate.metrics import image_auroc
 
-PEERS = ("padim", "patchcore")
+PEERS = ("padim", "patchcore", "stfpm")
 REQUIREMENT = "anomalib[openvino]==2.7.0"
 _HERE = Path(__file__).parent
 

@@ -55,7 +55,9 @@ def with_head(model: bytes, centroids: NDArray[np.float32]) -> bytes:
     shape = graph.graph.output[0].type.tensor_type.shape.dim
     sides = [side.dim_param or side.dim_value for side in shape][:3]
     del graph.graph.output[:]
-    graph.graph.output.append(helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, sides))
+    graph.graph.output.append(
+        helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, sides)
+    )
     return graph.SerializeToString()
 
 
@@ -74,9 +76,7 @@ def judges(bundle: Bundle, precision: str, threads: int) -> dict[str, Judge]:
     """Picture -> score, both ways."""
     head = Head(bundle.manifest.head, head_tensors(bundle))
     requests = {
-        way: open_backend(
-            "openvino", members, precision=precision, threads=threads
-        ).open_request()
+        way: open_backend("openvino", members, precision=precision, threads=threads).open_request()
         for way, members in (
             ("outside", bundle.members),
             ("inside", complete(bundle, precision)),
@@ -98,7 +98,9 @@ def all_of(judge: Judge, pictures: Sequence[Any]) -> Callable[[], list[float]]:
     return lambda: [judge(picture) for picture in pictures]
 
 
-def measure(bundle: Bundle, precision: str, pictures: Sequence[Any], options: Any) -> dict[str, Any]:
+def measure(
+    bundle: Bundle, precision: str, pictures: Sequence[Any], options: Any
+) -> dict[str, Any]:
     """Milliseconds a frame of both ways, and the largest difference of their scores."""
     ways = {
         way: all_of(judge, pictures)

@@ -4,7 +4,8 @@
 
 A bundle of each input size is trained for one epoch on a few photographs (speed does not depend on how well it is
 trained) and judges frames of its own size from memory, on OpenVINO in FP32; the sizes take turns. Then one to eight
-cameras in memory share the engine of ``--bundle``. ``docs/images/scaling.svg`` is drawn from the figures.
+cameras in memory share the engine of ``--bundle``, with either hint. ``docs/images/scaling.svg`` is drawn from the
+figures.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from harness import ROOT, load, save
 from stream import consume, frames_for, in_memory
 
 from edgead import files, images
+from edgead.backends import HINTS
 from edgead.detector import Detector
 from edgead.evaluate import data
 from edgead.models.registry import make_method
 from edgead.preprocess import as_bgr
-from edgead.stream import run
 from edgead.train.loop import Budget
 from edgead.train.run import train
 from edgead.types import Frame
@@ -90,20 +91,33 @@ def over_sizes(
     }
 
 
-def over_cameras(bundle: Path, threads: int, turns: int, count: int = 64) -> dict[str, float]:
-    """Median frames a second of all cameras together, by how many share one engine."""
-    rates: dict[int, list[float]] = {number: [] for number in CAMERAS}
+def over_cameras(
+    bundle: Path, threads: int, turns: int, count: int = 64
+) -> dict[str, dict[str, float]]:
+    """Median frames a second of all cameras together, by hint and by how many share one engine."""
     options: dict[str, Any] = {"threads": threads, "check_ranges": False}  # the frames are drawn
-    with Detector(bundle, backend="openvino", precision="fp32", **options) as detector:
-        frames = frames_for(detector, 16)
-        for turn in range(turns + 1):
-            for number in CAMERAS:
+    detectors = {
+        hint: Detector(bundle, backend="openvino", precision="fp32", hint=hint, **options)
+        for hint in HINTS
+    }
+    rates: dict[str, dict[str, list[float]]] = {
+        hint: {str(number): [] for number in CAMERAS} for hint in HINTS
+    }
+    frames = frames_for(detectors[HINTS[0]], 16)
+    for turn in range(turns + 1):
+        for number in CAMERAS:
+            for hint, detector in detectors.items():
                 sources = {f"camera{n}": in_memory(frames, count // number) for n in range(number)}
                 started = time.perf_counter()
-                judged = consume(run(detector, sources))
+                judged = consume(detector.stream(sources))
                 if turn:
-                    rates[number].append(judged / (time.perf_counter() - started))
-    return {str(number): round(statistics.median(values), 1) for number, values in rates.items()}
+                    rates[hint][str(number)].append(judged / (time.perf_counter() - started))
+    for detector in detectors.values():
+        detector.close()
+    return {
+        hint: {number: round(statistics.median(values), 1) for number, values in row.items()}
+        for hint, row in rates.items()
+    }
 
 
 def growth(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -121,7 +135,11 @@ def growth(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float
 def drawing(body: Mapping[str, Any]) -> str:
     """Both curves as one SVG on log axes: milliseconds over side, frames a second over cameras."""
     sizes = {int(side): row["ms"] for side, row in body["sizes"].items()}
-    cameras = {int(number): rate for number, rate in body["cameras"].items()}
+    colours = dict(zip(HINTS, ("#999999", "#0a6ebd"), strict=True))
+    cameras = [
+        (colours[hint], {int(number): rate for number, rate in row.items()})
+        for hint, row in body["cameras"].items()
+    ]
     smallest = min(sizes)
     pixels = {side: sizes[smallest] * (side / smallest) ** 2 for side in sizes}
     parts = [
@@ -130,8 +148,9 @@ def drawing(body: Mapping[str, Any]) -> str:
         "<title>Milliseconds a frame over input sizes; frames a second over cameras</title>",
         '<rect width="920" height="380" fill="#ffffff"/>',
         *_panel(40, "input side, pixels", "ms a frame", [("#999999", pixels), ("#0a6ebd", sizes)]),
-        *_panel(500, "cameras on one engine", "frames a second, all", [("#0a6ebd", cameras)]),
-        '<text x="90" y="60" fill="#777">grey: growth of the pixels</text></svg>\n',
+        *_panel(500, "cameras on one engine", "frames a second, all", cameras),
+        '<text x="90" y="60" fill="#777">grey: growth of the pixels</text>',
+        '<text x="550" y="60" fill="#777">grey: latency, blue: throughput</text></svg>\n',
     ]
     return "\n".join(parts)
 

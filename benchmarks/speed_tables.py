@@ -88,9 +88,13 @@ def scaling() -> str:
         head = ["frame and input side", "ms a frame", "preprocess", "infer", "postprocess"]
         head += ["growth over the pixels'"]
         text += f"{found['method']}, {_machine(found)}:\n\n{markdown(head, rows)}\n"
-        cameras = found["cameras"]
-        row = [["frames a second, all together", *(f"{rate:.0f}" for rate in cameras.values())]]
-        text += markdown(["cameras on one engine", *cameras], row) + "\n"
+        rows = [
+            [hint, *(f"{rate:.0f}" for rate in row.values())]
+            for hint, row in found["cameras"].items()
+        ]
+        numbers = found["cameras"]["latency"]
+        text += "Frames a second of all cameras together, by hint:\n\n"
+        text += markdown(["cameras on one engine", *numbers], rows) + "\n"
     return text or f"{NOT_MEASURED}\n"
 
 

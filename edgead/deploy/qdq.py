@@ -13,7 +13,7 @@ form      member                         for
 Weights are symmetric per output channel, activations per tensor; ``s8`` and ``qdq`` have zero points
 of 0 and no quantised bias, as TensorRT demands. A layer whose activations stay in floating point
 keeps its eight-bit weights all the same: they cost little accuracy and three quarters of its bytes.
-The layout is ONNX Runtime's `QDQQuantizer`.
+What must have finer weights stores them as FP16, which engines read back as FP32. The layout is ONNX Runtime's `QDQQuantizer`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgead.deploy.rewrite import centred
 from edgead.errors import BundleError
@@ -185,6 +185,8 @@ def int8_model(
         made = quantizer.model.model
         _read_floats(made, typed, chosen, unsigned=unsigned)
         _store_levels(made, levels or {}, in_float=form == "qdq")
+        if form != "qdq":
+            _store_halves(made)
         quantizer.model.topological_sort()
         _tidy(made)
         if float_parts:
@@ -326,6 +328,20 @@ def _store_levels(model: onnx.ModelProto, levels: Levels, *, in_float: bool) -> 
                 if one == name and node.op_type != "QuantizeLinear":
                     node.input[index] = read
         graph.node.append(helper.make_node("DequantizeLinear", inputs, [read], axis=0))
+
+
+def _store_halves(model: onnx.ModelProto) -> None:
+    """Keep the weights that are no levels as FP16, half the bytes; a cast that engines fold reads them."""
+    graph, largest = model.graph, np.finfo(np.float16).max
+    steps = {n for node in graph.node if node.op_type.endswith("antizeLinear") for n in node.input}
+    for item in [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]:
+        values, name = numpy_helper.to_array(item), item.name
+        if values.size < _FEW or name in steps or not np.abs(values).max() <= largest:
+            continue
+        stored = f"{name}_half"
+        item.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+        cast = helper.make_node("Cast", [stored], [name], name=f"{name}_cast", to=TensorProto.FLOAT)
+        graph.node.insert(0, cast)
 
 
 def _tidy(model: onnx.ModelProto) -> None:

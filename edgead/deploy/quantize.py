@@ -234,7 +234,7 @@ class _Job:
 
     def _journal_path(self) -> Path:
         # The last word changes with what a plan of the same name means.
-        identity = f"{frames_hash(self.frames.tensors)} {self.limits} {self.layout} {self.seed} f32"
+        identity = f"{frames_hash(self.frames.tensors)} {self.limits} {self.layout} {self.seed} f16"
         own = hashlib.sha256(f"{_model_hash(self.bundle)} {identity}".encode()).hexdigest()
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = folder / "edgead" / "quantize"

@@ -4,7 +4,7 @@ As much INT8 as possible: everything that the recipe allows is tried first, unde
 proof refuses all of these that hold, each layer is quantised alone to see which hurts, and bisection finds
 how many must be restored to floating point: first those that harm much and save little time; what is not
 needed among them is given back, the costliest first. Restored layers keep eight-bit weights, for their
-bytes, unless these alone move scores too far: then they get their own back. A plan that holds is tried
+bytes, unless these alone move scores too far: then they get their own back, as FP16. A plan that holds is tried
 again with bf16 for all that is not quantised, and that one is proven first. Each trial is kept on disk, so
 that a search that was cut off goes on where it stood.
 
@@ -45,8 +45,8 @@ class Plan:
     Attributes:
         calibrator: How activations are clipped.
         kept: Nodes that compute in floating point.
-        exact: Whether these keep the weights that training gave them; else theirs have eight bits too,
-            a quarter of the bytes.
+        exact: Whether these keep the weights that training gave them, as FP16; else theirs have eight
+            bits too, half of those bytes.
         bf16: Whether they may be computed in bf16, where the CPU can.
     """
 

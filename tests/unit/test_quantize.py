@@ -129,6 +129,36 @@ def test_kept_nodes_read_floats():
     assert Counter(n.op_type for n in graph.node)["QuantizeLinear"] == 1
 
 
+@pytest.mark.parametrize("backend", [OnnxRuntimeBackend, OpenVinoBackend])
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_that_stay_floats_are_stored_as_halves_where_that_saves_bytes(form, backend):
+    """But for TensorRT 8.6 to 10, whose parsers want to see a layer's weights themselves."""
+    model = residual_net(width=24)
+    data = int8_model(model, ranges(model), ["stem/Conv", "score/Conv"], form)
+    check_model(data, name=form)
+    types = {item.name: item.data_type for item in onnx.load_from_string(data).graph.initializer}
+    if form == "qdq":
+        assert types["block.weight"] == TensorProto.FLOAT
+    else:
+        assert types["block.weight_half"] == TensorProto.FLOAT16
+        assert "block.weight" not in types
+    assert types["block.bias"] == TensorProto.FLOAT, "few"
+    wanted = anomaly_map(model.SerializeToString(), backend, "fp32")
+    room = TOLERANCES["int8_map"].atol * np.ptp(wanted)
+    np.testing.assert_allclose(anomaly_map(data, backend), wanted, rtol=0, atol=room)
+
+
+def test_weights_beyond_fp16_stay_as_they_are():
+    model = residual_net(width=24)
+    (large,) = (item for item in model.graph.initializer if item.name == "block.weight")
+    values = numpy_helper.to_array(large).copy()
+    values[0, 0, 0, 0] = 70_000
+    large.CopyFrom(numpy_helper.from_array(values, large.name))
+    data = int8_model(model, ranges(model), ["stem/Conv", "score/Conv"], "s8")
+    types = {item.name: item.data_type for item in onnx.load_from_string(data).graph.initializer}
+    assert types["block.weight"] == TensorProto.FLOAT
+
+
 @pytest.mark.parametrize("form", ["s8", "qdq"])
 def test_what_a_floating_point_node_shares_with_a_quantised_one_it_reads_unrounded(form):
     """The activation after the stem feeds a quantised layer and, here, a sum in floating point."""
