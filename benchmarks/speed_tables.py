@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import NOT_MEASURED, RESULTS, markdown
 
-__all__ = ["archive", "arithmetic", "end_to_end", "overhead", "scaling"]
+__all__ = ["archive", "arithmetic", "end_to_end", "head_inside", "overhead", "scaling"]
 
 
 def _results(pattern: str) -> Iterator[dict[str, Any]]:
@@ -70,6 +70,26 @@ def overhead() -> str:
             f"Frames of {frame[1]}x{frame[0]}, {_machine(found)}; ratios to the engine alone:\n\n"
         )
         text += f"{markdown(head, rows)}\n"
+    return text or f"{NOT_MEASURED}\n"
+
+
+def head_inside() -> str:
+    """For docs/methods.md: DFDA-AD's distances by a kernel or inside its graph."""
+    text = ""
+    for found in _results("head_inside.json"):
+        rows = [
+            [
+                f"{run['backbone']} {run['precision']}",
+                " x ".join(map(str, run["centroids"])),
+                f"{run['ms']['outside']:.2f}",
+                f"{run['ms']['inside']:.2f}",
+                f"{run['score_difference']:.4f}",
+            ]
+            for run in found["runs"]
+        ]
+        head = ["backbone, precision", "centroids", "by the kernel, ms", "inside the graph, ms"]
+        text += markdown([*head, "scores differ by, of score_scale"], rows)
+        text += f"\n{_machine(found)}.\n"
     return text or f"{NOT_MEASURED}\n"
 
 

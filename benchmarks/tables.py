@@ -286,6 +286,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "choosing": choosing,
         "training_time": training_time,
         "ablations": ablations,
+        "head_inside": speed_tables.head_inside,
     },
     ROOT / "docs" / "plc.md": {"outputs": outputs},
     ROOT / "docs" / "serve.md": {"serving": serving},

@@ -65,16 +65,7 @@ class OpenVinoBackend:
             ) from error
         self.version = str(self._ov.__version__).split("-")[0]
         self.precision = precision
-        config: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
-        if hint == "throughput":
-            # A stream for each thread: none waits for another's part of a layer. OpenVINO's own choice
-            # differs from release to release.
-            threads = threads or len(os.sched_getaffinity(0))
-            config["NUM_STREAMS"] = threads
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        if cache_dir:
-            config["CACHE_DIR"] = cache_dir
+        config = _config(hint, threads, cache_dir)
         try:
             core = self._ov.Core()
             graph = core.read_model(model, b"")
@@ -88,10 +79,6 @@ class OpenVinoBackend:
             name = graph.inputs[0].get_any_name()
             shape = [batch, *list(graph.inputs[0].get_partial_shape())[1:]]
             graph.reshape({name: self._ov.PartialShape(shape)})
-            if 0 < threads < len(os.sched_getaffinity(0)):
-                # Pinned, the threads of every process would take the same first CPUs: two processes
-                # of one thread each judged no more than one did.
-                config["ENABLE_CPU_PINNING"] = False
             self._compiled: Any
             self._compiled, self.float_parts = _compile(core, graph, config, hints)
         except BackendError:
@@ -123,6 +110,26 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the compiled model."""
         self._compiled = None
+
+
+def _config(hint: str, threads: int, cache_dir: str | None) -> dict[str, Any]:
+    """OpenVINO's properties but for the precision."""
+    cpus = len(os.sched_getaffinity(0))
+    config: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper()}
+    if hint == "throughput":
+        # A stream for each thread: none waits for another's part of a layer. OpenVINO's own choice
+        # differs from release to release.
+        threads = threads or cpus
+        config["NUM_STREAMS"] = threads
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    if cache_dir:
+        config["CACHE_DIR"] = cache_dir
+    if 0 < threads < cpus:
+        # Pinned, the threads of every process would take the same first CPUs: two processes of one
+        # thread each judged no more than one did.
+        config["ENABLE_CPU_PINNING"] = False
+    return config
 
 
 def _hints(precision: str, able: Collection[str]) -> list[str]:

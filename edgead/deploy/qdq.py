@@ -13,7 +13,8 @@ form      member                         for
 Weights are symmetric per output channel, activations per tensor; ``s8`` and ``qdq`` have zero points
 of 0 and no quantised bias, as TensorRT demands. A layer whose activations stay in floating point
 keeps its eight-bit weights all the same: they cost little accuracy and three quarters of its bytes.
-What must have finer weights stores them as FP16, which engines read back as FP32. The layout is ONNX Runtime's `QDQQuantizer`.
+What must have finer weights stores them as FP16, which engines read back as FP32. The layout is ONNX
+Runtime's `QDQQuantizer`.
 """
 
 from __future__ import annotations
