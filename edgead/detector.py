@@ -104,6 +104,11 @@ class Detector:
         """Back end and precision in use, and why."""
         return self._models.live.choice
 
+    @property
+    def in_flight(self) -> int:
+        """Frames that a stream has judged at the same time: 1, or what the throughput hint wants."""
+        return self._models.live.in_flight
+
     def __call__(self, frame: Any) -> Detection:
         """Judge one frame.
 
@@ -138,7 +143,7 @@ class Detector:
         self._check_state()
         self._is_streaming = True
         self._hold_off_builds()
-        return stream.run(self, source, **{"workers": self._models.live.in_flight, **options})
+        return stream.run(self, source, **options)
 
     def triggered(self, *, deadline_ms: float | None, **options: Any) -> Triggered:
         """Answer a line's triggers: ``station.on_trigger(trigger_id, frame)`` gives its `Outcome`.

@@ -47,7 +47,7 @@ def run(
     *,
     policy: str = "auto",
     deadline_ms: float | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     journal: str | Path | Journal | None = None,
     save_rejects: str | Path | Rejects | None = None,
     limits: Limits | None = None,
@@ -62,7 +62,8 @@ def run(
         policy: ``every``, ``latest``, ``drop_oldest(n)``, ``reject_when_full(n)``, or ``auto``:
             the one that fits the source.
         deadline_ms: A verdict leaves within so many milliseconds of capture, UNKNOWN if need be.
-        workers: Frames judged at the same time.
+        workers: Frames judged at the same time; None takes the judge's own ``in_flight``, where it has
+            one, and else 1.
         journal: File that gets one row for each frame; see `edgead.stream.journal.Journal`.
         save_rejects: Folder that gets a replay file for each frame that was judged and not
             accepted, or failed.
@@ -84,7 +85,7 @@ def run(
         save_rejects,
         policy=policy,
         deadline_ms=deadline_ms,
-        workers=workers,
+        workers=getattr(judge, "in_flight", 1) if workers is None else workers,
         limits=limits,
         on_frame=on_frame,
     )

@@ -19,6 +19,7 @@ from edgead import Detector, Verdict
 from edgead.errors import BackendError, BundleError, EdgeadError, FrameError, StateError
 from edgead.frame import Frame, PixelFormat
 from edgead.manifest import Golden, InputRanges, View
+from edgead.stream import run
 from edgead.testing.fakes import FakeBackend
 from edgead.testing.faults import Fault
 
@@ -76,13 +77,14 @@ def test_the_throughput_hint_changes_no_verdict_and_streams_judge_several_at_onc
     ):
         expected = [one(frame).score for frame in frames]
         assert [found.score for found in many.batch(frames)] == pytest.approx(expected, rel=1e-5)
+        assert (one.in_flight, many.in_flight) == (1, len(os.sched_getaffinity(0)) + 1)
         cameras = {"left": iter(frames), "right": iter(frames)}
-        with many.stream(cameras, policy="every") as outcomes:
+        with run(many, cameras, policy="every") as outcomes:  # as Detector.stream and serve do
             judging = [t for t in threading.enumerate() if t.name == "edgead judge"]
             scores = {"left": [], "right": []}
             for outcome in outcomes:
                 scores[outcome.source_id].append(outcome.detection.score)
-    assert len(judging) == len(os.sched_getaffinity(0)) + 1
+    assert len(judging) == many.in_flight
     for camera in scores.values():
         assert camera == pytest.approx(expected, rel=1e-5), "in order"
 
