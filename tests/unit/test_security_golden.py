@@ -136,17 +136,17 @@ def test_what_it_is_there_to_find(wrong: str, monkeypatch: pytest.MonkeyPatch) -
     """Swapped colours and a double normalisation turn up as wrong scores."""
     from edgead.preprocess import Preprocess
 
-    sound = Preprocess.__call__
+    sound = Preprocess.prepare
 
-    def call(prepare: Preprocess, frame: Any, **options: Any) -> Any:
-        tensor, placement = sound(prepare, frame, **options)
+    def prepared(prepare: Preprocess, frame: Any) -> Any:
+        tensor, placement = sound(prepare, frame)
         if wrong == "colours":  # the tiny model averages colours: one of them stands for all
             tensor = np.repeat(tensor[..., :1], 3, axis=-1) // 2
         else:
             tensor = tensor // 255
         return tensor, placement
 
-    monkeypatch.setattr(Preprocess, "__call__", call)
+    monkeypatch.setattr(Preprocess, "prepare", prepared)
     with pytest.raises((BundleError, BackendError)) as error:
         Detector(tiny_bundle(), backend="openvino")
     assert error.value.code in ("GOLDEN", "BACKEND_DEGENERATE")
