@@ -133,7 +133,7 @@ def test_a_schedule_that_is_none(minutes: float) -> None:
 
 @pytest.mark.parametrize("wrong", ["colours", "depth"])
 def test_what_it_is_there_to_find(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swapped colours and a double normalisation turn up as wrong scores."""
+    """Swapped colours and a shift by a container's bits turn up as wrong scores."""
     from edgead.preprocess import Preprocess
 
     sound = Preprocess.prepare
@@ -143,7 +143,7 @@ def test_what_it_is_there_to_find(wrong: str, monkeypatch: pytest.MonkeyPatch) -
         if wrong == "colours":  # the tiny model averages colours: one of them stands for all
             tensor = np.repeat(tensor[..., :1], 3, axis=-1) // 2
         else:
-            tensor = tensor // 255
+            tensor = tensor // 16
         return tensor, placement
 
     monkeypatch.setattr(Preprocess, "prepare", prepared)
