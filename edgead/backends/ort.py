@@ -66,7 +66,7 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         self.in_flight = 2
         if hint == "throughput":  # a request runs on a thread of its own
-            self.in_flight = (threads or len(os.sched_getaffinity(0))) + 1
+            self.in_flight = (threads or len(os.sched_getaffinity(0))) + 2
             threads = 1
         if threads:
             options.intra_op_num_threads = threads

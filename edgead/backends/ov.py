@@ -89,8 +89,8 @@ class OpenVinoBackend:
                 f"openvino {self.version} refuses the model: {_first_line(error)}",
                 "Check the bundle: edgead verify BUNDLE --backend onnxruntime.",
             ) from error
-        # One is prepared or finished while it computes the others.
-        self.in_flight = 1 + int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # One is prepared and one finished while it computes the others.
+        self.in_flight = 2 + int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.inputs: Mapping[str, TensorSpec] = {
             spec.name: spec for spec in map(_spec, self._compiled.inputs)
