@@ -50,6 +50,18 @@ def test_one_inference(engine):
     np.testing.assert_allclose(found["anomaly_map"], expected(image()), atol=1e-6)
 
 
+def test_openvino_shares_no_weights_between_threads():
+    """Streams do, and computed an INT8 graph wrong."""
+    opened = open_backend("openvino", {"model.onnx": TINY_MODEL}, threads=3, hint="throughput")
+    made = [model.get_property("NUM_STREAMS") for model in opened._compiled]
+    threads = [model.get_property("INFERENCE_NUM_THREADS") for model in opened._compiled]
+    assert (made, threads) == ([1, 1, 1], [1, 1, 1])
+    opened.close()
+    with pytest.raises(BackendError) as error:
+        opened.open_request()
+    assert error.value.code == "CLOSED"
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_for_throughput_each_frame_has_a_thread(name):
     cpus = len(os.sched_getaffinity(0))
@@ -115,7 +127,7 @@ def test_wait_before_start(engine):
 def test_few_threads_are_not_pinned_where_other_processes_pin_theirs():
     opened = open_backend("openvino", {"model.onnx": TINY_MODEL}, threads=1)
     # The engine's threads change their CPUs only while they compute: it is asked, not they.
-    assert opened._compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert opened._compiled[0].get_property("ENABLE_CPU_PINNING") is False
     opened.close()
 
 
