@@ -119,9 +119,7 @@ class Postprocess:
             if labels is not None:
                 first_x, first_y = outline[0]
                 part = (labels[box] == labels[first_y, first_x]).view(np.uint8)
-            sums = cv2.moments(
-                part
-            )  # of zeros and ones; as a "binary image" it takes three times as long
+            sums = cv2.moments(part)  # zeros and ones; declared binary it takes three times as long
             area = sums["m00"]
             centroid = (x + sums["m10"] / area, y + sums["m01"] / area)
             peak = cv2.minMaxLoc(smoothed[box], mask=part)[1]

@@ -117,13 +117,21 @@ class Scorer:
         request.start({"image": tensor})
         return self._finish(request, tensor, placement, started, prepared, check_ranges)
 
-    def each(self, frames: Iterable[Frame]) -> Iterator[Scored]:
+    def by_each_copy(self, frame: Frame) -> list[float]:
+        """Image scores of one frame of any look, from each copy of the model that there is."""
+        copies = getattr(self._backend, "copies", 1)
+        if copies == 1:
+            return [self(frame, check_ranges=False).score]
+        return [one.score for one in self.each([frame] * copies, check_ranges=False)]
+
+    def each(self, frames: Iterable[Frame], *, check_ranges: bool = True) -> Iterator[Scored]:
         """Score many frames in order; preparing and finishing overlap with the engine."""
         in_flight = getattr(self._backend, "in_flight", 2)
         if self._tiles is not None:  # a frame's own tiles keep the engine busy
-            yield from map(self, frames)
+            for frame in frames:
+                yield self(frame, check_ranges=check_ranges)
             return
-        pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float]] = deque()
+        pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float, bool]] = deque()
         for frame in frames:
             started = time.perf_counter()
             tensor, placement = self._preprocess.prepare(frame)
@@ -132,7 +140,7 @@ class Scorer:
                 yield self._finish(*pending.popleft())
             request = self._take()
             request.start({"image": tensor})
-            pending.append((request, tensor, placement, started, prepared))
+            pending.append((request, tensor, placement, started, prepared, check_ranges))
         while pending:
             yield self._finish(*pending.popleft())
 
@@ -151,7 +159,7 @@ class Scorer:
         placement: Placement,
         started: float,
         prepared: float,
-        check_ranges: bool = True,
+        check_ranges: bool,
     ) -> Scored:
         try:  # the engine is at work
             self._preprocess.check_picture(tensor[0], check_ranges=check_ranges)

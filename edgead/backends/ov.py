@@ -37,6 +37,7 @@ class OpenVinoBackend:
     Attributes:
         float_parts: What floating-point operations compute in: f32, bf16 or f16.
         in_flight: Requests that keep it busy while others are prepared and finished.
+        copies: How often the model was compiled; so many requests, opened one after another, use all.
 
     Raises:
         BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the
@@ -96,6 +97,7 @@ class OpenVinoBackend:
         self._compiled: list[Any] = [model for model, _ in compiled]
         self.float_parts = compiled[0][1]
         self._opened = 0
+        self.copies = models
         self.in_flight = models + 2  # one is prepared and one finished meanwhile
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.inputs: Mapping[str, TensorSpec] = {
@@ -116,7 +118,7 @@ class OpenVinoBackend:
         )
 
     def close(self) -> None:
-        """Free the compiled model."""
+        """Free what was compiled."""
         self._compiled = []
 
 

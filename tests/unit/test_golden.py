@@ -18,18 +18,15 @@ from edgead.testing.fakes import FakeBackend
 
 
 class Fixed:
-    """A scorer that gives every golden image its expected score, and something on top."""
+    """A scorer whose copies give every golden image its expected score, and something on top."""
 
-    def __init__(self, bundle, extra=0.0):
-        self._left = [golden.score + extra for golden in bundle.manifest.golden]
+    def __init__(self, bundle, *extras):
+        self._left = [golden.score for golden in bundle.manifest.golden]
+        self._extras = extras or (0.0,)
 
-    def __call__(self, frame, *, check_ranges=True):
-        assert not check_ranges
-
-        class Scored:
-            score = self._left.pop(0)
-
-        return Scored()
+    def by_each_copy(self, frame):
+        score = self._left.pop(0)
+        return [score + extra for extra in self._extras]
 
 
 def test_a_sound_engine():
@@ -57,6 +54,13 @@ def test_each_precision_has_its_own_room(precision, inside, outside):
     bundle = tiny_bundle()
     assert check_golden(bundle, Fixed(bundle, inside), precision)["ok"]
     assert not check_golden(bundle, Fixed(bundle, outside), precision)["ok"]
+
+
+@pytest.mark.parametrize("extras", [(0.0, 0.004), (0.004, 0.0), (0.0, -1e7)])
+def test_every_copy_of_the_model_must_score_as_it_should(extras):
+    bundle = tiny_bundle()
+    assert check_golden(bundle, Fixed(bundle, 0.0, 0.0), "fp32")["ok"]
+    assert not check_golden(bundle, Fixed(bundle, *extras), "fp32")["ok"]
 
 
 def test_how_far_a_defect_lies_does_not_matter_to_int8():

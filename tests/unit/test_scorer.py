@@ -82,6 +82,28 @@ class _Counting(FakeBackend):
         return super().open_request()
 
 
+def test_each_copy_of_the_model_is_asked(monkeypatch):
+    opened = open_backend("openvino", {"model.onnx": TINY_MODEL}, threads=3, hint="throughput")
+    assert opened.copies == 3
+    asked = []
+    for model in opened._compiled:
+        monkeypatch.setattr(
+            model, "create_infer_request", _remembered(model.create_infer_request, asked)
+        )
+    scores = Scorer(tiny_bundle(), opened).by_each_copy(Frame(tiny_frame(0, 150)))
+    assert scores == pytest.approx([150 / 255] * 3, abs=1e-6)
+    assert len(asked) == 3
+    assert len(set(asked)) == 3
+
+
+def _remembered(create, asked):
+    def call():
+        asked.append(id(create))
+        return create()
+
+    return call
+
+
 def test_a_refused_frame_costs_no_request():
     """Its picture is looked at while the engine is at work on it: the request comes back all the same."""
     backend = _Counting({"anomaly_map": _MAP}, input_shape=(1, 8, 8, 3))
