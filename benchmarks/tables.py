@@ -93,7 +93,7 @@ def precision() -> str:
                 f"{found['speedup'][one['backend']][one['precision']]:.2f}x",
                 _ratio(found.get("processor_speedup"), one),
                 f"{one['figures']['size_ratio']:.0%}",
-                "yes" if one["passed"] else "no",
+                ("yes" if one["passed"] else "no") + _after(one.get("refused", 0)),
             ]
             for one in found["certificates"]
             if one["arithmetic"] == "native"
@@ -106,6 +106,11 @@ def precision() -> str:
         )
         text += f"{found['note']}\n\n" if found.get("note") else ""
     return text or NONE
+
+
+def _after(refused: int) -> str:
+    """What makes a pass weaker evidence: plans that the same frames refused before."""
+    return f", after {refused} refused" if refused else ""
 
 
 def _ratio(table: dict[str, Any] | None, one: dict[str, Any]) -> str | None:
