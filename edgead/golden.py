@@ -57,10 +57,11 @@ def check_golden(bundle: Bundle, scorer: Scorer, precision: str) -> dict[str, An
             "the bundle has no golden images: nothing shows whether this machine scores as it should.",
             "Commission it: edgead commission BUNDLE GOOD.",
         )
-    limits = bundle.manifest.thresholds
+    limits, copies = bundle.manifest.thresholds, scorer.of_each_copy()
     entries: list[dict[str, Any]] = []
     for golden in bundle.manifest.golden:
-        scores = scorer.by_each_copy(golden_frame(bundle, golden.name))
+        frame = golden_frame(bundle, golden.name)
+        scores = [copy(frame, check_ranges=False).score for copy in copies]
         score = max(scores, key=lambda one: abs(one - golden.score))
         far = limits.threshold + FAR * limits.score_scale if precision == "int8" else float("inf")
         expected = min(golden.score, far)

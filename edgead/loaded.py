@@ -74,7 +74,7 @@ class LoadedBundle:
             memory=memory or self.choice.memory,
             source=None if isinstance(bundle, Bundle) else str(bundle),
         )
-        self.in_flight: int = getattr(self._backend, "in_flight", 2) if hint == "throughput" else 1
+        self.in_flight: int = getattr(self._backend, "in_flight", 1) if hint == "throughput" else 1
         self.unverified = ""
         self._engine_hash = _engine_hash(self._backend, self.bundle, self.choice)
         try:

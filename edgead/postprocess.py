@@ -110,18 +110,16 @@ class Postprocess:
         if nesting is None:  # the peak is on an ignored pixel
             return ()
         outer = [outlines[i][:, 0] for i in np.flatnonzero(nesting[0, :, 3] < 0)]  # no holes
-        labels = cv2.connectedComponents(mask, connectivity=8)[1] if len(outer) > 1 else None
+        labels = cv2.connectedComponents(mask, connectivity=8)[1] if len(outer) > 1 else mask
         found = []
         for outline in outer:
             x, y, w, h = cv2.boundingRect(outline)
             box = np.s_[y : y + h, x : x + w]
-            part = mask[box]
-            if labels is not None:
-                first_x, first_y = outline[0]
-                part = (labels[box] == labels[first_y, first_x]).view(np.uint8)
+            first_x, first_y = outline[0]
+            part = (labels[box] == labels[first_y, first_x]).view(np.uint8)
             sums = cv2.moments(part)  # zeros and ones; declared binary it takes three times as long
             area = sums["m00"]
-            centroid = (x + sums["m10"] / area, y + sums["m01"] / area)
+            centroid = np.array([x + sums["m10"] / area, y + sums["m01"] / area])
             peak = cv2.minMaxLoc(smoothed[box], mask=part)[1]
             region = self._region(outline, (x, y, x + w, y + h), area, peak, centroid, placement)
             if region.area_px >= self._units.min_area_px:
@@ -131,9 +129,9 @@ class Postprocess:
     def _peak_region(self, smoothed: NDArray[np.float32], placement: Placement) -> Region:
         """The peak's own pixel: where to look when nothing exceeds the pixel threshold."""
         y, x = np.unravel_index(int(smoothed.argmax()), smoothed.shape)
-        box = (int(x), int(y), int(x) + 1, int(y) + 1)
         point = np.array([[x, y]])
-        return self._region(point, box, 1, float(smoothed[y, x]), box[:2], placement)
+        box = (int(x), int(y), int(x) + 1, int(y) + 1)
+        return self._region(point, box, 1, float(smoothed[y, x]), point[0], placement)
 
     def _region(
         self,
@@ -141,7 +139,7 @@ class Postprocess:
         box: tuple[int, int, int, int],
         area: float,
         peak: float,
-        centroid: tuple[float, float],
+        centroid: NDArray[Any],
         placement: Placement,
     ) -> Region:
         """Map one region from input to frame coordinates."""
@@ -149,6 +147,7 @@ class Postprocess:
         ox, oy = placement.offset_xy
         area_px = area * sx * sy
         mm = self._units.mm_per_px
+        x, y = placement.to_frame(centroid[None])[0]
         return Region(
             box_xyxy=(
                 ox + sx * box[0],
@@ -160,8 +159,5 @@ class Postprocess:
             area_px=area_px,
             area_mm2=None if mm is None else area_px * mm * mm,
             peak=peak,
-            centroid=(
-                ox + sx * (centroid[0] + 0.5) - 0.5,
-                oy + sy * (centroid[1] + 0.5) - 0.5,
-            ),
+            centroid=(float(x), float(y)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,21 +118,24 @@ class Scorer:
         request.start({"image": tensor})
         return self._finish(request, tensor, placement, started, prepared, check_ranges)
 
-    def by_each_copy(self, frame: Frame) -> list[float]:
-        """Image scores of one frame of any look, from each copy of the model that there is."""
-        copies = getattr(self._backend, "copies", 1)
-        if copies == 1:
-            return [self(frame, check_ranges=False).score]
-        return [one.score for one in self.each([frame] * copies, check_ranges=False)]
+    def of_each_copy(self) -> list[Scorer]:
+        """This scorer with one copy of the model at a time; itself where there is only one."""
+        backends: list[Backend] = getattr(self._backend, "each_copy", list)()
+        if len(backends) < 2:
+            return [self]
+        found = [copy.copy(self) for _ in backends]
+        for one, backend in zip(found, backends, strict=True):
+            vars(one).update(_backend=backend, _free=deque())
+            keep_in_children(one)
+        return found
 
-    def each(self, frames: Iterable[Frame], *, check_ranges: bool = True) -> Iterator[Scored]:
+    def each(self, frames: Iterable[Frame]) -> Iterator[Scored]:
         """Score many frames in order; preparing and finishing overlap with the engine."""
         in_flight = getattr(self._backend, "in_flight", 2)
         if self._tiles is not None:  # a frame's own tiles keep the engine busy
-            for frame in frames:
-                yield self(frame, check_ranges=check_ranges)
+            yield from map(self, frames)
             return
-        pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float, bool]] = deque()
+        pending: deque[tuple[Request, NDArray[np.uint8], Placement, float, float]] = deque()
         for frame in frames:
             started = time.perf_counter()
             tensor, placement = self._preprocess.prepare(frame)
@@ -140,7 +144,7 @@ class Scorer:
                 yield self._finish(*pending.popleft())
             request = self._take()
             request.start({"image": tensor})
-            pending.append((request, tensor, placement, started, prepared, check_ranges))
+            pending.append((request, tensor, placement, started, prepared))
         while pending:
             yield self._finish(*pending.popleft())
 
@@ -159,7 +163,7 @@ class Scorer:
         placement: Placement,
         started: float,
         prepared: float,
-        check_ranges: bool,
+        check_ranges: bool = True,
     ) -> Scored:
         try:  # the engine is at work
             self._preprocess.check_picture(tensor[0], check_ranges=check_ranges)

@@ -87,16 +87,14 @@ class GpuScorer(Scorer):
         """Score one frame; see `Scorer.__call__`."""
         return self._end(self._begin(frame, check_ranges=check_ranges))
 
-    def each(
-        self, frames: Iterable[Frame], *, check_ranges: bool = True, in_flight: int = 2
-    ) -> Iterator[Scored]:
+    def each(self, frames: Iterable[Frame], *, in_flight: int = 2) -> Iterator[Scored]:
         """Score many frames in order; one frame's upload overlaps with the engine on another."""
         pending: deque[_Pending] = deque()
         try:
             for frame in frames:
                 if len(pending) == in_flight:
                     yield self._end(pending.popleft())
-                pending.append(self._begin(frame, check_ranges=check_ranges))
+                pending.append(self._begin(frame))
             while pending:
                 yield self._end(pending.popleft())
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -37,7 +38,6 @@ class OpenVinoBackend:
     Attributes:
         float_parts: What floating-point operations compute in: f32, bf16 or f16.
         in_flight: Requests that keep it busy while others are prepared and finished.
-        copies: How often the model was compiled; so many requests, opened one after another, use all.
 
     Raises:
         BackendError: PROVIDER when OpenVINO is not installed, MODEL_REFUSED when it refuses the
@@ -97,7 +97,6 @@ class OpenVinoBackend:
         self._compiled: list[Any] = [model for model, _ in compiled]
         self.float_parts = compiled[0][1]
         self._opened = 0
-        self.copies = models
         self.in_flight = models + 2  # one is prepared and one finished meanwhile
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME"))
         self.inputs: Mapping[str, TensorSpec] = {
@@ -116,6 +115,13 @@ class OpenVinoBackend:
         return OpenVinoRequest(
             model.create_infer_request(), self._ov.Tensor, self.inputs, tuple(self.outputs)
         )
+
+    def each_copy(self) -> list[OpenVinoBackend]:
+        """This back end with one of its models at a time, so that each can be checked."""
+        found = [copy.copy(self) for _ in self._compiled]
+        for one, model in zip(found, self._compiled, strict=True):
+            vars(one).update(_compiled=[model])
+        return found
 
     def close(self) -> None:
         """Free what was compiled."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bundles import TINY_MODEL, tiny_bundle, tiny_frame, tiny_manifest
 
-from edgead.backends import open_backend
+from edgead.backends import HINTS, open_backend
 from edgead.bundle import Bundle
 from edgead.errors import BackendError, FrameError
 from edgead.frame import Frame
@@ -82,26 +82,20 @@ class _Counting(FakeBackend):
         return super().open_request()
 
 
-def test_each_copy_of_the_model_is_asked(monkeypatch):
-    opened = open_backend("openvino", {"model.onnx": TINY_MODEL}, threads=3, hint="throughput")
-    assert opened.copies == 3
-    asked = []
-    for model in opened._compiled:
-        monkeypatch.setattr(
-            model, "create_infer_request", _remembered(model.create_infer_request, asked)
-        )
-    scores = Scorer(tiny_bundle(), opened).by_each_copy(Frame(tiny_frame(0, 150)))
-    assert scores == pytest.approx([150 / 255] * 3, abs=1e-6)
-    assert len(asked) == 3
-    assert len(set(asked)) == 3
-
-
-def _remembered(create, asked):
-    def call():
-        asked.append(id(create))
-        return create()
-
-    return call
+@pytest.mark.parametrize("hint", HINTS)
+def test_each_copy_of_the_model_has_a_scorer(hint):
+    opened = open_backend("openvino", {"model.onnx": TINY_MODEL}, threads=3, hint=hint)
+    scorer = Scorer(tiny_bundle(), opened)
+    copies = scorer.of_each_copy()
+    frame = Frame(tiny_frame(0, 150))
+    assert [one(frame).score for one in copies] == pytest.approx([150 / 255] * len(copies))
+    if hint == "latency":
+        assert copies == [scorer]
+    else:
+        models = [one._backend._compiled for one in copies]
+        assert models == [[model] for model in opened._compiled]
+        assert len(models) == 3
+    assert scorer(frame).score == pytest.approx(150 / 255), "it goes on with all of them"
 
 
 def test_a_refused_frame_costs_no_request():
